@@ -1,0 +1,222 @@
+//! Every message that passes between actors.
+//!
+//! Control goes by these messages. Data does not: chunks go from worker to worker over the edges of
+//! [`crate::transport`], and outputs from a worker straight into the client's [`RequestStream`].
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::prelude::*;
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::engine::{FinishReason, SamplingParams};
+use crate::ids::{ReplicaKey, RequestId, StageId};
+use crate::metrics::StatEvent;
+use crate::stages::{Modality, Output, Prompt, StageError};
+
+/// A request as the HTTP layer hands it over, checked and complete.
+#[derive(Debug, Clone)]
+pub struct OmniRequest {
+    /// When it reached the HTTP layer.
+    pub arrived: Instant,
+    /// The client's name for it, for the log only.
+    pub external_id: String,
+    /// What is asked.
+    pub prompt: Arc<Prompt>,
+    /// Number of independent choices.
+    pub choices: u32,
+    /// One entry per stage of the pipeline.
+    pub sampling: Vec<SamplingParams>,
+    /// The kinds of output wanted; not empty. They decide which stages are visited.
+    pub modalities: Vec<Modality>,
+    /// More urgent requests have lower values.
+    pub priority: i32,
+}
+
+/// HTTP → orchestrator: admit this request, bind its route and start it.
+///
+/// Everything that follows comes through `events`, which ends with exactly one terminal event.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<RequestId, Rejection>")]
+pub struct Submit {
+    /// What to do.
+    pub request: OmniRequest,
+    /// The sending side of the client's stream.
+    pub events: RequestSink,
+}
+
+/// HTTP → orchestrator: the client went away or asked to stop.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Abort {
+    /// Which request.
+    pub request: RequestId,
+    /// Why, a word for `requests_failed_total`.
+    pub cause: AbortCause,
+}
+
+/// Worker → orchestrator: the stage left the request waiting no longer.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct StageStarted {
+    /// Which request.
+    pub request: RequestId,
+    /// Who reports.
+    pub replica: ReplicaKey,
+}
+
+/// Worker → orchestrator: a replica is done with a request and holds nothing of it any more.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct StageDone {
+    /// Which request.
+    pub request: RequestId,
+    /// Who reports.
+    pub replica: ReplicaKey,
+    /// How it ended there.
+    pub outcome: StageOutcome,
+}
+
+/// How a request ended in one replica.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StageOutcome {
+    /// By itself.
+    Finished(FinishReason),
+    /// The stage gave it up.
+    Failed(StageError),
+    /// It was removed because the request was aborted or failed elsewhere.
+    Removed,
+}
+
+/// Anyone → orchestrator: how is the pipeline?
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Health")]
+pub struct GetHealth;
+
+/// The state of the pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, MessageResponse)]
+pub struct Health {
+    /// Stages without a live replica; the server is healthy when there are none.
+    pub stages_down: Vec<StageId>,
+    /// The server takes no new requests because it is shutting down.
+    pub draining: bool,
+}
+
+/// Anyone → orchestrator: what do you still hold? Used by tests and by the drain at shutdown.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Held")]
+pub struct GetHeld;
+
+/// What the actors hold of requests.
+#[derive(Debug, Clone, PartialEq, Eq, MessageResponse)]
+pub struct Held {
+    /// Requests the orchestrator knows.
+    pub requests: usize,
+    /// Bindings that are not released.
+    pub bindings: usize,
+}
+
+/// Server → orchestrator: take no new requests from now on.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// Anyone → metrics actor: a stat event. Sent with `do_send`; never waited for.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Record(pub StatEvent);
+
+/// HTTP → metrics actor: write all families.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Vec<prometheus::proto::MetricFamily>")]
+pub struct Scrape;
+
+/// The terminal and non-terminal events of a request, as the HTTP layer sees them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RequestEvent {
+    /// Output of a stage.
+    Output(Output),
+    /// Terminal: all stages are done.
+    Finished(FinishReason),
+    /// Terminal: a stage failed, or the replica died.
+    Failed(RequestError),
+    /// Terminal: it was aborted.
+    Aborted,
+}
+
+/// Why a request that had been admitted failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("stage {stage}: {message}")]
+pub struct RequestError {
+    /// A stable word: the one in the HTTP error body and on `/metrics`.
+    pub reason: &'static str,
+    /// Where it failed.
+    pub stage: StageId,
+    /// What happened, for people.
+    pub message: String,
+    /// Whether the client's input caused it; decides between the statuses 400 and 500.
+    pub client_fault: bool,
+}
+
+/// Why a request was not admitted. Nothing of it is held anywhere.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Rejection {
+    /// Too many requests are in the server: status 429 with `Retry-After`.
+    #[error("the server holds {limit} requests, as many as it may; try again later")]
+    Overloaded {
+        /// The bound.
+        limit: usize,
+    },
+    /// A stage that the request needs has no live replica: status 503 with `Retry-After`.
+    #[error("stage {stage} has no live replica; try again later")]
+    StageUnavailable {
+        /// The stage.
+        stage: StageId,
+    },
+    /// The server is shutting down: status 503.
+    #[error("the server is shutting down")]
+    Draining,
+    /// The pipeline does not make what was asked for: status 400.
+    #[error("this pipeline does not make {0:?} output")]
+    UnsupportedModality(Modality),
+}
+
+impl Rejection {
+    /// A stable word, used in the HTTP error body and as the metric label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Overloaded { .. } => "overloaded",
+            Self::StageUnavailable { .. } => "stage_unavailable",
+            Self::Draining => "shutting_down",
+            Self::UnsupportedModality(_) => "unsupported_modality",
+        }
+    }
+}
+
+/// Why a request was aborted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AbortCause {
+    /// The connection was closed before the answer was complete.
+    ClientDisconnect,
+    /// The request took longer than the server allows.
+    Timeout,
+    /// The server stopped before the request ended.
+    Shutdown,
+}
+
+impl AbortCause {
+    /// A stable word, used as the metric label.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::ClientDisconnect => "client_disconnect",
+            Self::Timeout => "timeout",
+            Self::Shutdown => "shutting_down",
+        }
+    }
+}
+
+/// The sending side of a client's stream.
+pub type RequestSink = mpsc::Sender<RequestEvent>;
+/// The receiving side of a client's stream.
+pub type RequestStream = mpsc::Receiver<RequestEvent>;

@@ -1,0 +1,3 @@
+//! The actors: orchestrator, replicas, metrics, supervisor. Read [`messages`] first.
+
+pub mod messages;

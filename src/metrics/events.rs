@@ -1,0 +1,170 @@
+//! Stat events: everything that is ever told to the metrics actor.
+
+use std::time::Instant;
+
+use crate::engine::FinishReason;
+use crate::ids::{ReplicaKey, RequestId, StageId};
+
+/// A message to the metrics actor.
+#[derive(Debug, Clone)]
+pub enum StatEvent {
+    /// From the orchestrator and the HTTP layer: what happened to a request as a whole.
+    Pipeline(PipelineEvent),
+    /// From a replica: its totals so far and the samples since its last report.
+    Replica(Box<ReplicaReport>),
+    /// From the supervisor: a life of a replica began.
+    ReplicaUp(ReplicaKey),
+    /// From the supervisor: a life of a replica ended; its gauges go, its counters stay.
+    ReplicaDown {
+        /// Which life.
+        key: ReplicaKey,
+        /// A stable word for the cause.
+        reason: &'static str,
+    },
+}
+
+/// What happens to a request as a whole.
+#[derive(Debug, Clone)]
+pub enum PipelineEvent {
+    /// It was admitted and bound to these replicas, one per stage that it visits.
+    Accepted {
+        /// Which request.
+        request: RequestId,
+        /// The replicas that its work and statistics belong to.
+        route: Vec<ReplicaKey>,
+    },
+    /// It was turned away, with the word of the HTTP error.
+    Rejected {
+        /// A stable word.
+        reason: &'static str,
+    },
+    /// The first stage left it waiting no longer.
+    Started {
+        /// Which request.
+        request: RequestId,
+    },
+    /// It ended; the last event of this request.
+    Ended {
+        /// Which request.
+        request: RequestId,
+        /// Its finished reason: the first one other than `stop`, in stage order.
+        reason: FinishReason,
+        /// For abort and error, the word of the HTTP error.
+        detail: Option<&'static str>,
+        /// Seconds from HTTP arrival to the end.
+        e2e_seconds: f64,
+    },
+}
+
+/// What a replica reports. Totals are cumulative within the epoch, so a lost report loses nothing of them.
+#[derive(Debug, Clone)]
+pub struct ReplicaReport {
+    /// Who reports.
+    pub key: ReplicaKey,
+    /// Counts the reports of this epoch from 1.
+    pub sequence: u64,
+    /// When it was made.
+    pub at: Instant,
+    /// The replica has nothing left to do: its scheduler values are published at once.
+    pub idle: bool,
+    /// What is reported.
+    pub stats: ReplicaStats,
+}
+
+/// The content of a report, filled in by a stage.
+#[derive(Debug, Clone, Default)]
+pub struct ReplicaStats {
+    /// The scheduler now; `None` for stages without one.
+    pub scheduler: Option<SchedulerSnapshot>,
+    /// Totals since the replica's epoch began; `None` for stages that are no engine.
+    pub totals: Option<EngineTotals>,
+    /// Samples since the last report, in order.
+    pub samples: Vec<TokenSample>,
+    /// Requests that ended in this replica since the last report.
+    pub finished: Vec<FinishedRequest>,
+}
+
+/// Scheduler values at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SchedulerSnapshot {
+    /// Sequences being worked on.
+    pub running: u64,
+    /// Sequences that wait for capacity.
+    pub waiting_for_capacity: u64,
+    /// Sequences that wait for something else, such as input.
+    pub waiting_deferred: u64,
+    /// KV-cache blocks in use over all blocks, in [0, 1].
+    pub kv_cache_usage: f64,
+}
+
+/// Totals of an engine since its epoch began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EngineTotals {
+    /// Prompt tokens of requests that gave their first output.
+    pub prompt_tokens: u64,
+    /// Those of them that were computed here.
+    pub prompt_tokens_computed: u64,
+    /// Those of them that were found in the prefix cache.
+    pub prompt_tokens_cached: u64,
+    /// Tokens generated.
+    pub generation_tokens: u64,
+    /// Tokens looked up in the prefix cache.
+    pub prefix_cache_queries: u64,
+    /// Tokens found there.
+    pub prefix_cache_hits: u64,
+    /// Sequences put back to be computed again.
+    pub preemptions: u64,
+    /// Steps that gave output.
+    pub steps: u64,
+}
+
+/// A sample for a histogram.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum TokenSample {
+    /// Tokens computed in one step: prompt and generated.
+    IterationTokens(u64),
+    /// Seconds from arrival to the first token of a request.
+    TimeToFirstToken(f64),
+    /// Seconds between two outputs of a request.
+    InterTokenLatency(f64),
+}
+
+/// A request that ended in a replica by itself (reference, section 3.4).
+#[derive(Debug, Clone, PartialEq)]
+pub struct FinishedRequest {
+    /// Why.
+    pub reason: FinishReason,
+    /// Seconds from arrival to the last output.
+    pub e2e_seconds: f64,
+    /// Seconds from being queued to being scheduled for the first time.
+    pub queue_seconds: f64,
+    /// Seconds from being scheduled to the first token.
+    pub prefill_seconds: f64,
+    /// Seconds from the first to the last token.
+    pub decode_seconds: f64,
+    /// Prompt tokens.
+    pub prompt_tokens: u64,
+    /// Those found in the prefix cache.
+    pub cached_tokens: u64,
+    /// Tokens generated, over all choices.
+    pub generation_tokens: u64,
+    /// Tokens generated by the longest choice.
+    pub max_generation_tokens: u64,
+    /// `n` of the request.
+    pub choices: u64,
+    /// `max_tokens` of the request.
+    pub max_tokens: u64,
+    /// Times it was preempted.
+    pub preemptions: u64,
+}
+
+/// What must be known of a stage to set up its families.
+#[derive(Debug, Clone)]
+pub struct StageDescription {
+    /// Which stage.
+    pub stage: StageId,
+    /// Its replicas, 0 to this minus one.
+    pub replicas: u16,
+    /// Set for stages that are engines: the longest sequence they take, which bounds token histograms.
+    pub max_model_len: Option<u64>,
+}

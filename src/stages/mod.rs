@@ -1,0 +1,17 @@
+//! Stages: the units of a pipeline, and the plug-in point of the server.
+//!
+//! A [`Stage`] is driven by one worker thread. The worker hands it requests and chunks, asks it to plan a step,
+//! launches the step and collects what came out. Nothing here knows of actors, HTTP or the Prometheus registry.
+
+pub mod error;
+pub mod output;
+pub mod request;
+pub mod stage;
+
+pub use error::StageError;
+pub use output::{
+    AudioPacket, ChoiceFinish, Output, StageEvent, StageOutput, StopReason, TextDelta, TokenLogprob,
+    TokenLogprobs,
+};
+pub use request::{Cancellation, Modality, Prompt, StageInput, StageRequest};
+pub use stage::{Poll, Readiness, Stage, StageFactory, Ticket};
