@@ -99,7 +99,8 @@ impl Scheduler {
         let key = SequenceKey(self.arrivals);
         let rank = (priority, self.arrivals, key);
         self.arrivals += 1;
-        let entry = Entry { available, computed: 0, blocks: Vec::new(), rank, started: false, preemptions: 0 };
+        let entry =
+            Entry { available, computed: 0, blocks: Vec::new(), rank, started: false, preemptions: 0 };
         self.entries.insert(key, entry);
         if available > 0 {
             self.waiting.insert(rank);
@@ -143,7 +144,10 @@ impl Scheduler {
             }
         }
         // A step that had to preempt has no room for newcomers, and must not take its victim back.
-        while budget > 0 && self.preemptions == preemptions_before && self.running.len() < self.config.max_num_seqs {
+        while budget > 0
+            && self.preemptions == preemptions_before
+            && self.running.len() < self.config.max_num_seqs
+        {
             let Some(rank) = self.waiting.first().copied() else { break };
             let Some(span) = self.admit(rank, budget) else { break };
             budget -= span.len;
