@@ -121,7 +121,7 @@ pub struct EngineTotals {
 /// A sample for a histogram.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TokenSample {
-    /// Tokens computed in one step: prompt and generated.
+    /// Tokens of one step with output: generated ones, and the computed prompts of requests whose first it gave.
     IterationTokens(u64),
     /// Seconds from arrival to the first token of a request.
     TimeToFirstToken(f64),
