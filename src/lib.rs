@@ -11,7 +11,8 @@
 //! Read [`actors::messages`] first: it holds every message that passes between actors.
 //!
 //! Dependencies point downwards only: http → actors → stages → {engine, models} → tensor; `metrics` and
-//! `transport` are used by actors and stages and use none of them.
+//! `transport` are used by actors and stages and use none of them. [`text`] turns text into tokens and back for
+//! `http` and `stages`, and reads its files through [`config`].
 
 pub mod actors;
 pub mod cli;
@@ -23,4 +24,5 @@ pub mod metrics;
 pub mod models;
 pub mod stages;
 pub mod tensor;
+pub mod text;
 pub mod transport;
