@@ -1,0 +1,18 @@
+//! The Qwen3 decoder: RMS norms, grouped-query attention with normalised queries and keys, rotary embedding,
+//! and a gated feed-forward network, dense or a mixture of experts.
+//!
+//! The thinker and the talker of Qwen3-Omni are such decoders, and so is a plain Qwen3 text model; they differ in
+//! the names of their weights, in what is fed in and in what is read out.
+
+mod attention;
+pub mod config;
+mod decoder;
+mod feed_forward;
+pub mod taps;
+mod workspace;
+
+pub use config::{DecoderConfig, FeedForwardConfig, TextConfig};
+pub use decoder::Decoder;
+pub use taps::{TapPoint, Taps};
+pub use workspace::Workspace;
+pub(crate) use workspace::Loader;
