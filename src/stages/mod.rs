@@ -5,8 +5,10 @@
 
 pub mod error;
 pub mod function;
+pub mod llm;
 pub mod output;
 pub mod pipeline;
+pub mod qwen3_omni;
 pub mod request;
 pub mod stage;
 

@@ -11,7 +11,7 @@ mod statistics;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use model::LanguageModel;
+pub use model::{ModelRunner, StepModel};
 
 use self::generation::{Generation, GenerationStart};
 use self::statistics::EngineStatistics;
@@ -79,7 +79,7 @@ struct Request {
     preemptions: u64,
 }
 
-impl<M: LanguageModel> LlmStage<M> {
+impl<M: StepModel> LlmStage<M> {
     /// A stage without requests.
     pub fn new(model: M, tokenizer: Arc<Tokenizer>, settings: LlmSettings) -> Result<Self, StageError> {
         let scheduler = Scheduler::new(settings.scheduler, BlockPool::new(settings.cache_blocks));
@@ -194,7 +194,7 @@ impl<M: LanguageModel> LlmStage<M> {
     }
 }
 
-impl<M: LanguageModel> Stage for LlmStage<M> {
+impl<M: StepModel> Stage for LlmStage<M> {
     fn add(&mut self, request: StageRequest) -> Result<(), StageError> {
         let StageInput::Prompt(prompt) = &request.input else {
             return Err(StageError::Protocol("a language model takes its input as a prompt".into()));
