@@ -8,11 +8,13 @@ mod attention;
 pub mod config;
 mod decoder;
 mod feed_forward;
+mod language_model;
 pub mod taps;
 mod workspace;
 
 pub use config::{DecoderConfig, FeedForwardConfig, TextConfig};
 pub use decoder::Decoder;
+pub use language_model::{LanguageModel, Names};
 pub use taps::{TapPoint, Taps};
 pub use workspace::Workspace;
-pub(crate) use workspace::Loader;
+
