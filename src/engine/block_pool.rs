@@ -1,7 +1,6 @@
 //! The pool of KV-cache blocks.
 
-/// Tokens per KV-cache block.
-pub const BLOCK_SIZE: usize = 16;
+use crate::tensor::BLOCK_SIZE;
 
 /// Hands out the blocks of a paged KV cache and takes them back.
 ///

@@ -5,7 +5,7 @@ pub mod finish;
 pub mod sampling;
 pub mod scheduler;
 
-pub use block_pool::{BLOCK_SIZE, BlockPool};
+pub use block_pool::BlockPool;
 pub use finish::FinishReason;
 pub use sampling::SamplingParams;
 pub use scheduler::{ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey};

@@ -8,7 +8,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::engine::block_pool::{BLOCK_SIZE, BlockPool};
+use crate::engine::block_pool::BlockPool;
+use crate::tensor::BLOCK_SIZE;
 
 /// A sequence, as the scheduler knows it. Never reused within a scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

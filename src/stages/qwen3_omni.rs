@@ -5,14 +5,14 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::config::{Checkpoint, CheckpointError};
-use crate::engine::{BLOCK_SIZE, BlockPool, SamplingParams, SchedulerConfig};
+use crate::engine::{BlockPool, SamplingParams, SchedulerConfig};
 use crate::ids::StageId;
 use crate::models::LoadError;
 use crate::models::qwen3::LanguageModel;
 use crate::models::qwen3_omni::{OmniConfig, load_thinker};
 use crate::stages::llm::{LlmSettings, LlmStage, ModelRunner};
 use crate::stages::{Modality, Pipeline, Stage, StageError, StageFactory, StageSpec};
-use crate::tensor::{Backend, Dtype, WeightStore};
+use crate::tensor::{BLOCK_SIZE, Backend, Dtype, WeightStore};
 use crate::text::Tokenizer;
 
 /// `model_type` of the checkpoints that this pipeline serves.

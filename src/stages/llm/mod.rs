@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 pub use model::{ModelRunner, StepModel};
 
-use self::generation::{Generation, GenerationStart};
+use self::generation::{Generation, Start};
 use self::statistics::EngineStatistics;
 use crate::engine::sampler::Sampler;
 use crate::engine::{BlockPool, FinishReason, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey};
@@ -49,6 +49,8 @@ pub struct LlmSettings {
 /// Generates text.
 pub struct LlmStage<M> {
     settings: LlmSettings,
+    /// The settings' end-of-sequence tokens, shared by all choices.
+    eos_ids: Arc<[u32]>,
     model: M,
     tokenizer: Arc<Tokenizer>,
     scheduler: Scheduler,
@@ -93,6 +95,7 @@ impl<M: StepModel> LlmStage<M> {
         Ok(Self {
             sampler: Sampler::new(model.vocabulary_size()),
             statistics: settings.statistics.then(EngineStatistics::default),
+            eos_ids: settings.eos_ids.as_slice().into(),
             settings,
             model,
             tokenizer,
@@ -129,7 +132,7 @@ impl<M: StepModel> LlmStage<M> {
         for span in &self.spans {
             let Some(generation) = self.generations.get(&span.key) else { continue };
             let tokens = generation.tokens(span.start, span.len);
-            self.batch.push_span(tokens, span.start, self.scheduler.block_table(span.key), span.reaches_end);
+            self.batch.push_text(tokens, span.start, self.scheduler.block_table(span.key), span.reaches_end);
         }
     }
 
@@ -206,12 +209,16 @@ impl<M: StepModel> Stage for LlmStage<M> {
         for choice in 0..request.choices {
             let key = self.scheduler.add(prompt.token_ids.len(), request.priority);
             let seed = params.seed.unwrap_or_else(|| seed_of(self.settings.seed, request.id));
-            let generation = Generation::new(
-                GenerationStart { request: request.id, choice, seed, room, eos_ids: &self.settings.eos_ids },
-                prompt.clone(),
-                params.clone(),
-                &self.tokenizer,
-            );
+            let start = Start {
+                request: request.id,
+                choice,
+                seed,
+                room,
+                prompt: prompt.clone(),
+                params: params.clone(),
+                eos_ids: self.eos_ids.clone(),
+            };
+            let generation = Generation::new(start, &self.tokenizer);
             self.generations.insert(key, generation);
             sequences.push(key);
         }

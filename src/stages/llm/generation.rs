@@ -1,0 +1,124 @@
+//! One choice of one request while it is generated.
+
+use std::sync::Arc;
+
+use crate::engine::sampler::{Draw, Sampled, Sampler, TokenHistory};
+use crate::engine::{FinishReason, SamplingParams};
+use crate::ids::{RequestId, StageId};
+use crate::stages::{ChoiceFinish, Prompt, StopReason, TextDelta, TokenLogprob, TokenLogprobs};
+use crate::text::{Detokenizer, Tokenizer};
+
+/// A choice: its tokens so far, and what decides when it ends.
+pub(super) struct Generation {
+    /// The request it belongs to.
+    pub(super) request: RequestId,
+    /// Which of the request's choices.
+    choice: u32,
+    prompt: Arc<Prompt>,
+    /// Tokens generated.
+    output: Vec<u32>,
+    params: Arc<SamplingParams>,
+    /// What penalties look at.
+    history: TokenHistory,
+    detokenizer: Detokenizer,
+    seed: u64,
+    /// At most this many tokens are generated: the request's own bound, or what the model's length leaves.
+    max_tokens: usize,
+    eos_ids: Arc<[u32]>,
+}
+
+/// What a [`Generation`] starts from.
+pub(super) struct Start {
+    pub(super) request: RequestId,
+    pub(super) choice: u32,
+    pub(super) seed: u64,
+    /// Tokens that the model's length leaves for the answer.
+    pub(super) room: usize,
+    pub(super) prompt: Arc<Prompt>,
+    pub(super) params: Arc<SamplingParams>,
+    pub(super) eos_ids: Arc<[u32]>,
+}
+
+impl Generation {
+    pub(super) fn new(start: Start, tokenizer: &Arc<Tokenizer>) -> Self {
+        let Start { request, choice, seed, room, prompt, params, eos_ids } = start;
+        Self {
+            request,
+            choice,
+            output: Vec::new(),
+            history: TokenHistory::new(&prompt.token_ids),
+            detokenizer: Detokenizer::new(tokenizer.clone(), &params),
+            seed,
+            max_tokens: room.min(params.max_tokens as usize),
+            prompt,
+            params,
+            eos_ids,
+        }
+    }
+
+    /// `len` tokens from position `start` on, prompt and output taken as one sequence.
+    pub(super) fn tokens(&self, start: usize, len: usize) -> impl Iterator<Item = u32> {
+        self.prompt.token_ids.iter().chain(&self.output).skip(start).take(len).copied()
+    }
+
+    /// Chooses the next token by its logits and says what that gives the client.
+    pub(super) fn sample(&mut self, sampler: &mut Sampler, logits: &mut [f32], tokenizer: &Tokenizer, stage: StageId) -> TextDelta {
+        let draw = Draw {
+            seed: self.seed,
+            stage: u32::from(stage.0),
+            choice: self.choice,
+            step: self.output.len() as u64,
+        };
+        let sampled = sampler.sample(logits, &self.params, &self.history, draw);
+        self.output.push(sampled.token);
+        self.history.push(sampled.token);
+        let (mut text, finish) = self.take(sampled.token);
+        if finish.as_ref().is_some_and(|finish| !matches!(finish.stop_reason, Some(StopReason::Text(_)))) {
+            text.push_str(&self.detokenizer.finish());
+        }
+        TextDelta {
+            choice: self.choice,
+            text,
+            token_ids: vec![sampled.token],
+            logprobs: logprobs(&sampled, tokenizer),
+            finish,
+        }
+    }
+
+    /// The text that a token makes certain, and whether it is the last one.
+    fn take(&mut self, token: u32) -> (String, Option<ChoiceFinish>) {
+        let stop = |stop_reason| Some(ChoiceFinish { reason: FinishReason::Stop, stop_reason });
+        let ending = if !self.params.ignore_eos && self.eos_ids.contains(&token) {
+            stop(None)
+        } else if self.params.stop_token_ids.contains(&token) {
+            stop(Some(StopReason::Token(token)))
+        } else {
+            None
+        };
+        // The token that ends an answer is not part of its text.
+        if ending.is_some() && !self.params.include_stop_str_in_output {
+            return (String::new(), ending);
+        }
+        let piece = self.detokenizer.push(token);
+        if let Some(matched) = piece.stop {
+            return (piece.text, stop(Some(StopReason::Text(matched))));
+        }
+        let full = self.output.len() >= self.max_tokens;
+        let length = full.then_some(ChoiceFinish { reason: FinishReason::Length, stop_reason: None });
+        (piece.text, ending.or(length))
+    }
+}
+
+fn logprobs(sampled: &Sampled, tokenizer: &Tokenizer) -> Vec<TokenLogprobs> {
+    let entry = |&(id, logprob): &(u32, f32)| TokenLogprob {
+        id,
+        token: tokenizer.token_text(id),
+        bytes: tokenizer.token_bytes(id).to_vec(),
+        logprob,
+    };
+    let of = |info: &crate::engine::logprobs::Logprobs| TokenLogprobs {
+        chosen: entry(&(sampled.token, info.chosen)),
+        top: info.top.iter().map(entry).collect(),
+    };
+    sampled.logprobs.iter().map(of).collect()
+}
