@@ -5,6 +5,7 @@ pub mod error;
 pub mod events;
 pub mod exposition;
 pub mod families;
+pub mod ledger;
 pub mod settings;
 
 pub use error::MetricsError;
@@ -13,4 +14,8 @@ pub use events::{
     StageDescription, StatEvent, TokenSample,
 };
 pub use exposition::{Exposition, TEXT_CONTENT_TYPE};
+pub use ledger::Ledger;
 pub use settings::{MetricsSettings, OmniPrefix};
+
+#[cfg(test)]
+mod page;
