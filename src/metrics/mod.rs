@@ -1,4 +1,9 @@
 //! Metrics: what is counted, under which name, and how it is written.
+//!
+//! The way of a number: whoever counts sends a [`StatEvent`] through a [`StatsSender`]; a replica does so through
+//! its [`ReplicaReporter`], which keeps the pace. The metrics actor hands every event to the [`Ledger`], which moves
+//! the families that [`definitions`] describes. At a scrape the ledger is gathered into an [`Exposition`], which
+//! the HTTP layer writes as text.
 
 pub mod definitions;
 pub mod error;
@@ -6,6 +11,7 @@ pub mod events;
 pub mod exposition;
 pub mod families;
 pub mod ledger;
+pub mod reporting;
 pub mod settings;
 
 pub use error::MetricsError;
@@ -15,6 +21,7 @@ pub use events::{
 };
 pub use exposition::{Exposition, TEXT_CONTENT_TYPE};
 pub use ledger::Ledger;
+pub use reporting::{FlushRequest, REPORT_INTERVAL, ReplicaReporter, ReportPacer, StatsPort, StatsSender};
 pub use settings::{MetricsSettings, OmniPrefix};
 
 #[cfg(test)]
