@@ -1,3 +1,4 @@
 //! The actors: orchestrator, replicas, metrics, supervisor. Read [`messages`] first.
 
 pub mod messages;
+pub mod metrics;
