@@ -72,7 +72,7 @@ async fn start(stages: Vec<StageSpec>) -> Runtime {
 }
 
 async fn start_with(stages: Vec<StageSpec>, options: RuntimeOptions) -> Runtime {
-    let runtime = Runtime::start(pipeline(stages), options);
+    let runtime = Runtime::start(pipeline(stages), options).expect("metrics set up");
     assert!(runtime.wait_until_up(Duration::from_secs(5)).await);
     runtime
 }
@@ -278,7 +278,7 @@ async fn a_panic_takes_the_replicas_own_requests_along_and_the_replica_comes_bac
 async fn a_stage_without_a_live_replica_is_said_to_be_unavailable() {
     let mut broken = stage("broken", Some(Modality::Text), 1, words);
     broken.factory = Arc::new(|| Err(StageError::Device("no such device".into())));
-    let runtime = Runtime::start(pipeline(vec![broken]), RuntimeOptions::default());
+    let runtime = Runtime::start(pipeline(vec![broken]), RuntimeOptions::default()).expect("metrics set up");
     assert!(!runtime.wait_until_up(Duration::from_millis(100)).await);
     let rejection = submit(&runtime, "hello", &[Modality::Text]).await.map(|_| ()).expect_err("no replica");
     assert_eq!(rejection.reason(), "stage_unavailable");
@@ -336,7 +336,7 @@ async fn more_requests_than_the_bound_are_turned_away() {
         words(request, item)
     };
     let runtime =
-        start_with(vec![stage("slow", Some(Modality::Text), 1, slow)], RuntimeOptions { max_requests: 2 })
+        start_with(vec![stage("slow", Some(Modality::Text), 1, slow)], RuntimeOptions { max_requests: 2, ..RuntimeOptions::default() })
             .await;
     let first = submit(&runtime, "a", &[Modality::Text]).await.expect("admitted").1;
     let second = submit(&runtime, "b", &[Modality::Text]).await.expect("admitted").1;

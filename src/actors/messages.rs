@@ -14,7 +14,7 @@ use crate::actors::replica::ReplicaActor;
 use crate::actors::worker::WorkerHandle;
 use crate::engine::{FinishReason, SamplingParams};
 use crate::ids::{ReplicaKey, RequestId, StageId};
-use crate::metrics::StatEvent;
+use crate::metrics::{Exposition, StatEvent, StatsPort};
 use crate::stages::{Modality, Output, Prompt, StageError, StageRequest};
 use crate::transport::EdgeSender;
 
@@ -240,9 +240,20 @@ pub struct Drain;
 #[rtype(result = "()")]
 pub struct Record(pub StatEvent);
 
-/// HTTP → metrics actor: write all families.
+/// Supervisor → metrics actor: how this life of a replica is asked to report before a scrape. Sent before the life
+/// begins; forgotten with [`StatEvent::ReplicaDown`].
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct RegisterReplica {
+    /// Which life.
+    pub key: ReplicaKey,
+    /// The port that its worker answers.
+    pub port: Arc<StatsPort>,
+}
+
+/// HTTP → metrics actor: gather all families. Whoever asks writes the page.
 #[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "Vec<prometheus::proto::MetricFamily>")]
+#[rtype(result = "Exposition")]
 pub struct Scrape;
 
 /// The terminal and non-terminal events of a request, as the HTTP layer sees them.

@@ -1,6 +1,7 @@
 //! The actors: orchestrator, replicas, metrics, supervisor. Read [`messages`] first.
 
 pub mod messages;
+pub mod metrics;
 pub mod orchestrator;
 pub mod pool;
 pub mod replica;

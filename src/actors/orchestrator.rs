@@ -19,6 +19,7 @@ use crate::actors::messages::{
 use crate::actors::pool::{LiveReplica, Pool};
 use crate::engine::FinishReason;
 use crate::ids::{ReplicaKey, RequestId, StageId};
+use crate::metrics::{PipelineEvent, StatEvent, StatsSender};
 use crate::stages::{Cancellation, Modality, Pipeline, StageError, StageInput, StageRequest};
 
 /// A replica that has not removed a cancelled request after this long is taken for stuck; the request ends without it.
@@ -36,6 +37,7 @@ pub struct Orchestrator {
     /// Requests held at most.
     max_requests: usize,
     draining: bool,
+    statistics: StatsSender,
 }
 
 /// A request between admission and its terminal event.
@@ -80,9 +82,13 @@ enum Fate {
 
 impl Orchestrator {
     /// An orchestrator without replicas, which holds at most `max_requests` requests.
-    pub fn new(pipeline: Arc<Pipeline>, max_requests: usize) -> Self {
+    pub fn new(pipeline: Arc<Pipeline>, max_requests: usize, statistics: StatsSender) -> Self {
         let pools = pipeline.stages.iter().map(|_| Pool::default()).collect();
-        Self { pipeline, pools, requests: HashMap::new(), next_id: 0, max_requests, draining: false }
+        Self { pipeline, pools, requests: HashMap::new(), next_id: 0, max_requests, draining: false, statistics }
+    }
+
+    fn tell(&self, event: impl FnOnce() -> PipelineEvent) {
+        self.statistics.send(|| StatEvent::Pipeline(event()));
     }
 
     fn admit(&mut self, submit: Submit) -> Result<RequestId, Rejection> {
@@ -110,6 +116,10 @@ impl Orchestrator {
             fate: Fate::Open,
             ending_since: None,
         };
+        self.tell(|| PipelineEvent::Accepted {
+            request: id,
+            route: entry.route.iter().map(|bound| bound.replica.key).collect(),
+        });
         self.requests.insert(id, entry);
         tracing::debug!(request = %id, external_id = request.external_id, stages, "request accepted");
         Ok(id)
@@ -237,6 +247,12 @@ impl Orchestrator {
             }
         }
         let terminal = entry.terminal_event();
+        self.tell(|| PipelineEvent::Ended {
+            request: id,
+            reason: entry.ended_as(),
+            detail: entry.detail(),
+            e2e_seconds: entry.arrived.elapsed().as_secs_f64(),
+        });
         tracing::debug!(request = %id, event = ?terminal, ms = entry.arrived.elapsed().as_millis() as u64, "request ended");
         if let Err(TrySendError::Full(terminal)) = entry.events.try_send(terminal) {
             actix::spawn(async move {
@@ -258,6 +274,24 @@ impl Request {
             _ => None,
         });
         reasons.into_iter().find(|reason| *reason != FinishReason::Stop).unwrap_or(FinishReason::Stop)
+    }
+
+    /// The finished reason, for the metrics.
+    fn ended_as(&self) -> FinishReason {
+        match self.fate {
+            Fate::Open => self.finish_reason(),
+            Fate::Failed(_) => FinishReason::Error,
+            Fate::Aborted(_) => FinishReason::Abort,
+        }
+    }
+
+    /// Why it was aborted or failed, in the word of the HTTP error.
+    fn detail(&self) -> Option<&'static str> {
+        match &self.fate {
+            Fate::Open => None,
+            Fate::Failed(error) => Some(error.reason),
+            Fate::Aborted(cause) => Some(cause.reason()),
+        }
     }
 
     fn terminal_event(&self) -> RequestEvent {
@@ -343,7 +377,9 @@ impl Handler<Submit> for Orchestrator {
 
     fn handle(&mut self, submit: Submit, ctx: &mut Self::Context) -> Self::Result {
         let request = submit.request.clone();
-        let id = self.admit(submit)?;
+        let id = self.admit(submit).inspect_err(|rejection| {
+            self.tell(|| PipelineEvent::Rejected { reason: rejection.reason() });
+        })?;
         self.begin(id, request, ctx);
         Ok(id)
     }
@@ -373,7 +409,11 @@ impl Handler<AbortAll> for Orchestrator {
 impl Handler<StageStarted> for Orchestrator {
     type Result = ();
 
-    fn handle(&mut self, _: StageStarted, _: &mut Self::Context) {}
+    fn handle(&mut self, StageStarted { request, .. }: StageStarted, _: &mut Self::Context) {
+        if self.requests.contains_key(&request) {
+            self.tell(|| PipelineEvent::Started { request });
+        }
+    }
 }
 
 impl Handler<StageDone> for Orchestrator {

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use crate::actors::messages::{AbortAll, AbortCause, Drain, GetHealth, GetHeld, Held, StopWorkers};
+use crate::actors::metrics::MetricsActor;
 use crate::actors::orchestrator::Orchestrator;
 use crate::actors::supervisor::{Supervisor, SupervisorReports};
+use crate::metrics::{MetricsError, MetricsSettings, OmniPrefix, StatsSender};
 use crate::stages::Pipeline;
 
 /// How long [`Runtime::wait_until_up`] sleeps between two looks.
@@ -20,39 +22,64 @@ pub struct Runtime {
     pub orchestrator: Addr<Orchestrator>,
     /// Starts and restarts replicas.
     pub supervisor: Addr<Supervisor>,
+    /// Owns the registry.
+    pub metrics: Addr<MetricsActor>,
+    /// For everyone who has something to tell the metrics actor.
+    pub statistics: StatsSender,
 }
 
-/// Bounds of a runtime.
-#[derive(Debug, Clone, Copy)]
+/// How a runtime is set up.
+#[derive(Debug, Clone)]
 pub struct RuntimeOptions {
     /// Requests held at the same time; more are answered with 429.
     pub max_requests: usize,
+    /// The served name, the value of the label `model_name`.
+    pub model_name: String,
+    /// What the names of pipeline metrics begin with.
+    pub omni_prefix: OmniPrefix,
+    /// Whether statistics are kept.
+    pub log_stats: bool,
 }
 
 impl Default for RuntimeOptions {
     fn default() -> Self {
-        Self { max_requests: 1024 }
+        Self {
+            max_requests: 1024,
+            model_name: "model".to_owned(),
+            omni_prefix: OmniPrefix::default(),
+            log_stats: true,
+        }
     }
 }
 
 impl Runtime {
-    /// Starts the actors on a thread of their own. Must be called within an actix system.
-    pub fn start(pipeline: Arc<Pipeline>, options: RuntimeOptions) -> Self {
+    /// Starts the actors on threads of their own: one for control, one for metrics. Must be called within an actix
+    /// system.
+    pub fn start(pipeline: Arc<Pipeline>, options: RuntimeOptions) -> Result<Self, MetricsError> {
+        let settings = MetricsSettings {
+            model_name: options.model_name,
+            omni_prefix: options.omni_prefix,
+            log_stats: options.log_stats,
+            stages: pipeline.descriptions(),
+        };
+        let (metrics, statistics) = MetricsActor::start_with_sender(settings, &Arbiter::new().handle())?;
         let control = Arbiter::new().handle();
         let orchestrator = Orchestrator::start_in_arbiter(&control, {
-            let pipeline = pipeline.clone();
-            move |_| Orchestrator::new(pipeline, options.max_requests)
+            let (pipeline, statistics) = (pipeline.clone(), statistics.clone());
+            move |_| Orchestrator::new(pipeline, options.max_requests, statistics)
         });
         let reports = SupervisorReports {
-            started: None,
+            started: orchestrator.clone().recipient(),
             done: orchestrator.clone().recipient(),
             up: orchestrator.clone().recipient(),
             down: orchestrator.clone().recipient(),
+            register: metrics.clone().recipient(),
+            statistics: statistics.clone(),
         };
         let supervisor = Supervisor::start_in_arbiter(&control, move |_| {
             Supervisor::new(pipeline, options.max_requests, reports)
         });
-        Self { orchestrator, supervisor }
+        Ok(Self { orchestrator, supervisor, metrics, statistics })
     }
 
     /// Waits until every stage has a live replica. Says whether that was so before the deadline.

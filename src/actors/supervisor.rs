@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use crate::actors::messages::{
-    ExitCause, ReplicaDown, ReplicaUp, StageDone, StageStarted, StopWorkers, WorkerExited, WorkerReady,
+    ExitCause, RegisterReplica, ReplicaDown, ReplicaUp, StageDone, StageStarted, StopWorkers, WorkerExited, WorkerReady,
 };
 use crate::actors::replica::ReplicaActor;
 use crate::actors::worker::{self, WorkerHandle, WorkerReports};
 use crate::ids::{Epoch, ReplicaId, ReplicaKey, StageId};
+use crate::metrics::{StatEvent, StatsSender};
 use crate::stages::Pipeline;
 
 /// The pause before a restart, doubled with each life that ends soon after the one before.
@@ -25,13 +26,17 @@ const STABLE_LIFE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct SupervisorReports {
     /// Told of requests that a first stage took up.
-    pub started: Option<Recipient<StageStarted>>,
+    pub started: Recipient<StageStarted>,
     /// Told of requests that a replica is done with.
     pub done: Recipient<StageDone>,
     /// Told of lives that begin.
     pub up: Recipient<ReplicaUp>,
     /// Told of lives that end.
     pub down: Recipient<ReplicaDown>,
+    /// Told how each life is asked to report.
+    pub register: Recipient<RegisterReplica>,
+    /// Told what happens to replicas, and what they count.
+    pub statistics: StatsSender,
 }
 
 /// Starts and restarts the replicas of a pipeline.
@@ -78,9 +83,13 @@ impl Supervisor {
             done: self.reports.done.clone(),
             ready: ctx.address().recipient(),
             exited: ctx.address().recipient(),
+            statistics: self.reports.statistics.clone(),
         };
         match worker::spawn(key, spec.factory.clone(), self.max_jobs, reports) {
-            Ok(worker) => entry.worker = Some(worker),
+            Ok(worker) => {
+                self.reports.register.do_send(RegisterReplica { key, port: worker.statistics.clone() });
+                entry.worker = Some(worker);
+            }
             Err(error) => {
                 let cause = ExitCause::Panicked(format!("no thread for the worker: {error}"));
                 ctx.notify(WorkerExited { key, cause });
@@ -113,6 +122,7 @@ impl Handler<WorkerReady> for Supervisor {
     fn handle(&mut self, WorkerReady { key }: WorkerReady, _: &mut Self::Context) {
         let Some(worker) = self.living(key).and_then(|replica| replica.worker.clone()) else { return };
         let address = ReplicaActor::new(worker.clone()).start();
+        self.reports.statistics.send(|| StatEvent::ReplicaUp(key));
         self.reports.up.do_send(ReplicaUp { key, address, worker });
     }
 }
@@ -130,6 +140,7 @@ impl Handler<WorkerExited> for Supervisor {
         }
         let pause = replica.pause;
         replica.pause = LONGEST_PAUSE.min(2 * pause);
+        self.reports.statistics.send(|| StatEvent::ReplicaDown { key, reason: cause.reason() });
         self.reports.down.do_send(ReplicaDown { key, cause: cause.clone() });
         if !stopping {
             tracing::error!(%key, %cause, restart_in_ms = pause.as_millis() as u64, "replica ended");

@@ -18,6 +18,7 @@ use crate::actors::messages::{
     WorkerReady,
 };
 use crate::ids::{ReplicaKey, RequestId};
+use crate::metrics::{ReplicaReporter, StatsPort, StatsSender};
 use crate::stages::{
     Poll, Readiness, Stage, StageError, StageEvent, StageFactory, StageInput, StageOutput, Ticket,
 };
@@ -34,14 +35,16 @@ const CHUNK_DEADLINE: Duration = Duration::from_secs(30);
 /// What a worker reports to.
 #[derive(Clone)]
 pub struct WorkerReports {
-    /// Told when the first stage takes a request up; `None` when nobody counts that.
-    pub started: Option<Recipient<StageStarted>>,
+    /// Told when the first stage takes a request up, if statistics are on.
+    pub started: Recipient<StageStarted>,
     /// Told when the replica is done with a request.
     pub done: Recipient<StageDone>,
     /// Told when the stage is built.
     pub ready: Recipient<WorkerReady>,
     /// Told when the thread ends.
     pub exited: Recipient<WorkerExited>,
+    /// Told what the stage counts.
+    pub statistics: StatsSender,
 }
 
 /// The outside of a worker: what its replica actor and the orchestrator hold.
@@ -50,6 +53,8 @@ pub struct WorkerHandle {
     control: Sender<Control>,
     /// Where chunks for it go.
     pub chunks: EdgeSender,
+    /// How it is asked to report what it counted.
+    pub statistics: Arc<StatsPort>,
     shared: Arc<Shared>,
 }
 
@@ -84,13 +89,19 @@ struct Outgoing {
     since: Instant,
 }
 
+/// What comes in.
+struct Inbox {
+    control: Receiver<Control>,
+    chunks: EdgeReceiver,
+}
+
 struct Worker {
     key: ReplicaKey,
     stage: Box<dyn Stage>,
-    control: Receiver<Control>,
-    chunks: EdgeReceiver,
+    inbox: Inbox,
     shared: Arc<Shared>,
     reports: WorkerReports,
+    reporter: ReplicaReporter,
     jobs: HashMap<RequestId, Held>,
     /// Steps launched and not complete, oldest first.
     in_flight: VecDeque<Ticket>,
@@ -126,8 +137,14 @@ pub fn spawn(
     let (control_sender, control) = bounded(2 * max_jobs + 2);
     let (chunk_sender, chunks) = in_process(CHUNK_CREDITS);
     let shared = Arc::new(Shared::default());
-    let handle = WorkerHandle { control: control_sender, chunks: chunk_sender, shared: shared.clone() };
+    let statistics = Arc::new(StatsPort::new({
+        let control = control_sender.clone();
+        move || wake(&control)
+    }));
+    let handle =
+        WorkerHandle { control: control_sender, chunks: chunk_sender, statistics, shared: shared.clone() };
     let name = format!("stage-{}-{}", key.stage, key.replica);
+    let reporter = ReplicaReporter::new(key, reports.statistics.clone(), handle.statistics.clone());
     thread::Builder::new().name(name).spawn(move || {
         let exited = reports.exited.clone();
         let body = AssertUnwindSafe(|| {
@@ -136,7 +153,7 @@ pub fn spawn(
                 Err(error) => return ExitCause::NotBuilt(error),
             };
             reports.ready.do_send(WorkerReady { key });
-            Worker::new(key, stage, control, chunks, shared, reports).run()
+            Worker::new(key, stage, Inbox { control, chunks }, shared, reports, reporter).run()
         });
         let cause = catch_unwind(body).unwrap_or_else(|panic| ExitCause::Panicked(panic_text(&*panic)));
         exited.do_send(WorkerExited { key, cause });
@@ -163,7 +180,7 @@ impl WorkerHandle {
 
     /// Wakes the worker if it sleeps. A worker whose queue is full is awake.
     pub fn wake(&self) {
-        let _ = self.control.try_send(Control::Wake);
+        wake(&self.control);
     }
 
     /// Ends the worker after its current step.
@@ -181,18 +198,18 @@ impl Worker {
     fn new(
         key: ReplicaKey,
         stage: Box<dyn Stage>,
-        control: Receiver<Control>,
-        chunks: EdgeReceiver,
+        inbox: Inbox,
         shared: Arc<Shared>,
         reports: WorkerReports,
+        reporter: ReplicaReporter,
     ) -> Self {
         Self {
             key,
             stage,
-            control,
-            chunks,
+            inbox,
             shared,
             reports,
+            reporter,
             jobs: HashMap::new(),
             in_flight: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -217,7 +234,15 @@ impl Worker {
         self.take_messages()?;
         self.remove_cancelled();
         self.flush_outbox();
-        self.step()
+        let stepped = self.step()?;
+        self.report();
+        Ok(stepped)
+    }
+
+    /// Tells the metrics actor what the stage counted, when it is time to.
+    fn report(&mut self) {
+        let idle = self.jobs.is_empty();
+        self.reporter.report_if_due(Instant::now(), idle, |stats| self.stage.report(stats));
     }
 
     fn take_messages(&mut self) -> Result<(), Exit> {
@@ -227,7 +252,7 @@ impl Worker {
             }
         }
         for _ in 0..MESSAGES_PER_TURN {
-            let Some(chunk) = self.chunks.try_receive() else { break };
+            let Some(chunk) = self.inbox.chunks.try_receive() else { break };
             self.take_chunk(chunk)?;
         }
         Ok(())
@@ -235,7 +260,7 @@ impl Worker {
 
     /// Takes one control message. Says whether there was one.
     fn take_control(&mut self) -> Result<bool, Exit> {
-        match self.control.try_recv() {
+        match self.inbox.control.try_recv() {
             Ok(Control::Begin(job)) => self.begin(*job),
             Ok(Control::Wake) => {}
             Ok(Control::Stop) | Err(TryRecvError::Disconnected) => return Err(Exit::Stop),
@@ -246,6 +271,7 @@ impl Worker {
 
     fn begin(&mut self, job: Job) {
         let id = job.request.id;
+        self.reporter.changed();
         let request = job.request.clone();
         self.jobs.insert(id, Held { job, next_sequence: 0 });
         if request.cancelled.is_cancelled() {
@@ -302,6 +328,7 @@ impl Worker {
             self.deliver(output);
         }
         self.outputs = outputs;
+        self.reporter.changed();
         Ok(true)
     }
 
@@ -311,8 +338,8 @@ impl Worker {
         match output.event {
             StageEvent::Started => {
                 let first = matches!(held.job.request.input, StageInput::Prompt(_));
-                if let (true, Some(started)) = (first, &self.reports.started) {
-                    started.do_send(StageStarted { request: id, replica: self.key });
+                if first && self.reports.statistics.is_on() {
+                    self.reports.started.do_send(StageStarted { request: id, replica: self.key });
                 }
             }
             StageEvent::Client(_) if !held.job.request.to_client => {}
@@ -383,24 +410,31 @@ impl Worker {
             self.outbox.retain(|outgoing| outgoing.chunk.request != id);
         }
         self.shared.jobs.fetch_sub(1, Ordering::Release);
+        self.reporter.changed();
         self.reports.done.do_send(StageDone { request: id, replica: self.key, outcome });
     }
 
-    /// Waits until a message comes or the next stage takes a chunk.
+    /// Waits until a message comes, the next stage takes a chunk, or a report is due.
     fn sleep(&self) {
+        let now = Instant::now();
+        let mut deadline = self.reporter.due_in(now).map(|due| now + due);
         let mut select = Select::new();
-        select.recv(&self.control);
-        select.recv(self.chunks.channel());
-        match self.outbox.front() {
-            Some(outgoing) => {
-                select.send(outgoing.edge.channel());
-                let _ = select.ready_deadline(outgoing.since + CHUNK_DEADLINE);
-            }
-            None => {
-                select.ready();
-            }
+        select.recv(&self.inbox.control);
+        select.recv(self.inbox.chunks.channel());
+        if let Some(outgoing) = self.outbox.front() {
+            select.send(outgoing.edge.channel());
+            let given_up = outgoing.since + CHUNK_DEADLINE;
+            deadline = Some(deadline.map_or(given_up, |due| due.min(given_up)));
+        }
+        match deadline {
+            Some(deadline) => drop(select.ready_deadline(deadline)),
+            None => drop(select.ready()),
         }
     }
+}
+
+fn wake(control: &Sender<Control>) {
+    let _ = control.try_send(Control::Wake);
 }
 
 /// What a panic said.

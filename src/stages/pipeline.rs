@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::engine::SamplingParams;
 use crate::ids::StageId;
+use crate::metrics::StageDescription;
 use crate::stages::{Modality, StageFactory};
 
 /// Stages in the order in which a request visits them. Chunks go from each stage to the one after it.
@@ -48,6 +49,19 @@ impl Pipeline {
     /// The kinds of output that the pipeline makes, in stage order.
     pub fn modalities(&self) -> Vec<Modality> {
         self.stages.iter().filter_map(|stage| stage.output).collect()
+    }
+}
+
+impl Pipeline {
+    /// What the metrics must know of the stages.
+    pub fn descriptions(&self) -> Vec<StageDescription> {
+        let stages = (0..).map(StageId).zip(&self.stages);
+        let description = |(stage, spec): (StageId, &StageSpec)| StageDescription {
+            stage,
+            replicas: spec.replicas,
+            max_model_len: spec.max_model_len.map(|len| len as u64),
+        };
+        stages.map(description).collect()
     }
 }
 
