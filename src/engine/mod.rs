@@ -1,7 +1,21 @@
 //! What autoregressive stages share: sequences, the scheduler, KV-cache blocks, the sampler.
 
 pub mod finish;
+pub mod history;
+pub mod limits;
+pub mod logprobs;
+mod nucleus;
+mod penalties;
+pub mod philox;
+pub mod sampler;
 pub mod sampling;
+mod selection;
 
 pub use finish::FinishReason;
+pub use history::TokenHistory;
+pub use limits::{MAX_LOGPROBS, SamplingError};
+pub use logprobs::SampledLogprobs;
+pub use nucleus::Candidate;
+pub use philox::Draw;
+pub use sampler::{SampleError, Sampled, Sampler};
 pub use sampling::SamplingParams;
