@@ -2,7 +2,7 @@
 //!
 //! # A guided tour
 //!
-//! A request comes in at [`http`], is admitted and routed by the orchestrator in [`actors`], and is worked on by
+//! [`server`] puts everything together. A request comes in at [`http`], is admitted and routed by the orchestrator in [`actors`], and is worked on by
 //! replicas, each of which drives one [`stages::Stage`] on a thread of its own. Autoregressive stages share the
 //! scheduler, KV-cache blocks and sampler of [`engine`]; the mathematics of a model stands in [`models`], written
 //! against the operations of [`tensor`]. Replicas hand chunks to each other over the edges of [`transport`], and
@@ -22,6 +22,7 @@ pub mod http;
 pub mod ids;
 pub mod metrics;
 pub mod models;
+pub mod server;
 pub mod stages;
 pub mod tensor;
 pub mod text;

@@ -5,7 +5,8 @@ mod serve;
 
 use clap::{Parser, Subcommand};
 
-pub use serve::ServeArgs;
+pub use logging::{LogFormat, LogLevel};
+pub use serve::{DtypeArg, LoadFormat, ServeArgs};
 
 /// Serves any-to-any models as a pipeline of actors.
 #[derive(Debug, Parser)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::logging::{self, LogFormat, LogLevel};
-use crate::server::{self, ServeOptions};
+use crate::server;
 
 /// What `serve` can be told.
 #[derive(Debug, Clone, Args)]
@@ -85,6 +85,5 @@ pub enum LoadFormat {
 /// Serves until a signal comes.
 pub fn run(args: ServeArgs) -> Result<(), String> {
     logging::init(args.log_level, args.log_format);
-    let options = ServeOptions::from(args);
-    server::run(options).map_err(|error| error.to_string())
+    server::run(&args).map_err(|error| error.to_string())
 }

@@ -7,11 +7,10 @@ use thiserror::Error;
 
 use crate::cli::{DtypeArg, LoadFormat, ServeArgs};
 use crate::config::{Checkpoint, CheckpointError};
-use crate::models::LoadError;
 use crate::stages::Pipeline;
 use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions};
-use crate::tensor::cpu::{Cpu, CpuError};
-use crate::tensor::{Dtype, WeightError, WeightStore};
+use crate::tensor::cpu::Cpu;
+use crate::tensor::{DeviceError, Dtype, WeightError, WeightStore};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
 
 /// A checkpoint, ready to be served.
@@ -64,7 +63,7 @@ pub enum LoadFailure {
     Pipeline(#[from] PipelineError),
     /// The CPU cannot be used as asked.
     #[error(transparent)]
-    Cpu(#[from] CpuError),
+    Cpu(#[from] DeviceError),
     /// No pipeline serves this kind of model.
     #[error("{location}: model_type \"{model_type}\" is not served; known: {}", qwen3_omni::MODEL_TYPE)]
     UnknownModelType {
@@ -92,7 +91,7 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
     let template = ChatTemplate::from_checkpoint(&checkpoint)
         .map_err(|cause| LoadFailure::Template { location: location.clone(), cause })?;
     let store = match args.load_format {
-        LoadFormat::Auto | LoadFormat::Safetensors => checkpoint.weights()?,
+        LoadFormat::Auto | LoadFormat::Safetensors => open_weights(&checkpoint)?,
         LoadFormat::Dummy => WeightStore::dummy(args.seed),
     };
     let backend = Cpu::new(args.cpu_threads.map(usize::from))?;
@@ -106,7 +105,7 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         seed: args.seed,
         statistics: args.log_stats,
     };
-    let built = qwen3_omni::build(&checkpoint, &store, &backend, &tokenizer, &options)?;
+    let built = qwen3_omni::build(&checkpoint, &store, (&backend, &backend.to_string()), &tokenizer, &options)?;
     Ok(LoadedModel {
         pipeline: built.pipeline,
         tokenizer,
@@ -117,4 +116,11 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         location,
         is_demo: checkpoint.is_demo(),
     })
+}
+
+fn open_weights(checkpoint: &Checkpoint) -> Result<WeightStore, LoadFailure> {
+    match checkpoint.directory() {
+        Some(directory) => Ok(WeightStore::open(directory)?),
+        None => Ok(WeightStore::embedded("model.safetensors", Checkpoint::demo_weights())?),
+    }
 }

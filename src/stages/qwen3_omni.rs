@@ -9,9 +9,9 @@ use crate::engine::{BlockPool, SamplingParams, SchedulerConfig};
 use crate::ids::StageId;
 use crate::models::LoadError;
 use crate::models::qwen3::LanguageModel;
-use crate::models::qwen3_omni::{OmniConfig, load_thinker};
+use crate::models::qwen3_omni::{OmniConfig, Thinker};
 use crate::stages::llm::{LlmSettings, LlmStage, ModelRunner};
-use crate::stages::{Modality, Pipeline, Stage, StageError, StageFactory, StageSpec};
+use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSpec};
 use crate::tensor::{BLOCK_SIZE, Backend, Dtype, WeightStore};
 use crate::text::Tokenizer;
 
@@ -74,22 +74,35 @@ pub enum PipelineError {
     },
 }
 
-/// Builds the pipeline of a checkpoint on a device. The second value is the most tokens that a request may have.
+/// A pipeline, with what the HTTP layer must know of its first stage.
+#[derive(Debug, Clone)]
+pub struct BuiltPipeline {
+    /// The stages.
+    pub pipeline: Pipeline,
+    /// Token ids are below this.
+    pub vocabulary_size: usize,
+    /// The most tokens of prompt and answer together.
+    pub max_model_len: usize,
+}
+
+/// Builds the pipeline of a checkpoint on a device, which is called `device` in the startup message.
 pub fn build<B: Backend>(
     checkpoint: &Checkpoint,
     store: &WeightStore,
-    backend: &B,
+    (backend, device): (&B, &str),
     tokenizer: &Arc<Tokenizer>,
     options: &PipelineOptions,
-) -> Result<(Pipeline, usize), PipelineError> {
-    let config = OmniConfig::from_value(&checkpoint.path_of("config.json"), checkpoint.config()?)?;
+) -> Result<BuiltPipeline, PipelineError> {
+    let config = OmniConfig::parse(&checkpoint.config()?.to_string(), &checkpoint.path_of("config.json"))?;
     let limit = config.thinker.max_position_embeddings;
     let max_model_len = options.max_model_len.unwrap_or(limit);
     if max_model_len > limit {
         let location = checkpoint.location();
         return Err(PipelineError::TooLong { asked: max_model_len, limit, location });
     }
-    let thinker = Arc::new(load_thinker(backend, &config, store, options.dtype)?);
+    let thinker = Thinker::load(backend, &config, store, options.dtype)?;
+    let thinker = Arc::new(thinker.into_language_model());
+    let vocabulary_size = thinker.config().vocab_size;
     let cache_blocks = cache_blocks(thinker.kv_bytes_per_block(), max_model_len)?;
     let settings = LlmSettings {
         stage: StageId(0),
@@ -108,12 +121,16 @@ pub fn build<B: Backend>(
         name: "thinker".to_owned(),
         output: Some(Modality::Text),
         replicas: 1,
-        device: backend.description(),
+        device: device.to_owned(),
         max_model_len: Some(max_model_len),
         sampling: SamplingParams { max_tokens, ..SamplingParams::default() },
         factory: thinker_factory(thinker, tokenizer.clone(), settings),
     };
-    Ok((Pipeline { name: MODEL_TYPE.to_owned(), stages: vec![stage] }, max_model_len))
+    Ok(BuiltPipeline {
+        pipeline: Pipeline { name: MODEL_TYPE.to_owned(), stages: vec![stage] },
+        vocabulary_size,
+        max_model_len,
+    })
 }
 
 fn thinker_factory<B: Backend>(

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::engine::sampler::{Draw, Sampled, Sampler, TokenHistory};
-use crate::engine::{FinishReason, SamplingParams};
+use crate::engine::{
+    Draw, FinishReason, SampleError, SampledLogprobs, Sampler, SamplingParams, TokenHistory,
+};
 use crate::ids::{RequestId, StageId};
 use crate::stages::{ChoiceFinish, Prompt, StopReason, TextDelta, TokenLogprob, TokenLogprobs};
 use crate::text::{Detokenizer, Tokenizer};
@@ -46,7 +47,7 @@ impl Generation {
             request,
             choice,
             output: Vec::new(),
-            history: TokenHistory::new(&prompt.token_ids),
+            history: TokenHistory::new(&params, &prompt.token_ids),
             detokenizer: Detokenizer::new(tokenizer.clone(), &params),
             seed,
             max_tokens: room.min(params.max_tokens as usize),
@@ -62,27 +63,26 @@ impl Generation {
     }
 
     /// Chooses the next token by its logits and says what that gives the client.
-    pub(super) fn sample(&mut self, sampler: &mut Sampler, logits: &mut [f32], tokenizer: &Tokenizer, stage: StageId) -> TextDelta {
+    pub(super) fn sample(
+        &mut self,
+        sampler: &mut Sampler,
+        logits: &mut [f32],
+        tokenizer: &Tokenizer,
+        stage: StageId,
+    ) -> Result<TextDelta, SampleError> {
         let draw = Draw {
             seed: self.seed,
-            stage: u32::from(stage.0),
+            stage: stage.0,
             choice: self.choice,
-            step: self.output.len() as u64,
+            step: self.history.generated(),
+            within_step: 0,
         };
-        let sampled = sampler.sample(logits, &self.params, &self.history, draw);
-        self.output.push(sampled.token);
-        self.history.push(sampled.token);
-        let (mut text, finish) = self.take(sampled.token);
-        if finish.as_ref().is_some_and(|finish| !matches!(finish.stop_reason, Some(StopReason::Text(_)))) {
-            text.push_str(&self.detokenizer.finish());
-        }
-        TextDelta {
-            choice: self.choice,
-            text,
-            token_ids: vec![sampled.token],
-            logprobs: logprobs(&sampled, tokenizer),
-            finish,
-        }
+        let sampled = sampler.sample(logits, &self.params, &self.history, draw)?;
+        self.output.push(sampled.id);
+        self.history.push(sampled.id);
+        let (text, finish) = self.take(sampled.id);
+        let logprobs = sampled.logprobs.iter().map(|found| logprobs(sampled.id, found, tokenizer)).collect();
+        Ok(TextDelta { choice: self.choice, text, token_ids: vec![sampled.id], logprobs, finish })
     }
 
     /// The text that a token makes certain, and whether it is the last one.
@@ -109,16 +109,15 @@ impl Generation {
     }
 }
 
-fn logprobs(sampled: &Sampled, tokenizer: &Tokenizer) -> Vec<TokenLogprobs> {
-    let entry = |&(id, logprob): &(u32, f32)| TokenLogprob {
+fn logprobs(id: u32, found: &SampledLogprobs, tokenizer: &Tokenizer) -> TokenLogprobs {
+    let entry = |id: u32, logprob: f32| TokenLogprob {
         id,
         token: tokenizer.token_text(id),
         bytes: tokenizer.token_bytes(id).to_vec(),
         logprob,
     };
-    let of = |info: &crate::engine::logprobs::Logprobs| TokenLogprobs {
-        chosen: entry(&(sampled.token, info.chosen)),
-        top: info.top.iter().map(entry).collect(),
-    };
-    sampled.logprobs.iter().map(of).collect()
+    TokenLogprobs {
+        chosen: entry(id, found.chosen),
+        top: found.top.iter().map(|&(id, logprob)| entry(id, logprob)).collect(),
+    }
 }

@@ -15,8 +15,9 @@ pub use model::{ModelRunner, StepModel};
 
 use self::generation::{Generation, Start};
 use self::statistics::EngineStatistics;
-use crate::engine::sampler::Sampler;
-use crate::engine::{BlockPool, FinishReason, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey};
+use crate::engine::{
+    BlockPool, FinishReason, Sampler, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey,
+};
 use crate::ids::{RequestId, StageId};
 use crate::metrics::ReplicaStats;
 use crate::stages::{
@@ -63,7 +64,9 @@ pub struct LlmStage<M> {
     batch: StepBatch,
     /// Choices that ended in the step that was launched.
     ended: Vec<(SequenceKey, FinishReason)>,
-    /// Outputs of that step.
+    /// Requests that failed in it.
+    failed: Vec<(RequestId, StageError)>,
+    /// Its outputs.
     outputs: Vec<StageOutput>,
     /// `None` when nobody counts.
     statistics: Option<EngineStatistics>,
@@ -93,7 +96,7 @@ impl<M: StepModel> LlmStage<M> {
             )));
         }
         Ok(Self {
-            sampler: Sampler::new(model.vocabulary_size()),
+            sampler: Sampler::new(settings.eos_ids.clone(), Vec::new()),
             statistics: settings.statistics.then(EngineStatistics::default),
             eos_ids: settings.eos_ids.as_slice().into(),
             settings,
@@ -105,6 +108,7 @@ impl<M: StepModel> LlmStage<M> {
             spans: Vec::new(),
             batch: StepBatch::default(),
             ended: Vec::new(),
+            failed: Vec::new(),
             outputs: Vec::new(),
             steps: 0,
         })
@@ -160,18 +164,36 @@ impl<M: StepModel> LlmStage<M> {
             let Some(logits) = rows.next() else {
                 return Err(StageError::Device("the model gave fewer rows of logits than asked for".into()));
             };
-            let delta = generation.sample(&mut self.sampler, logits, &self.tokenizer, self.settings.stage);
+            let id = generation.request;
+            let sampled = generation.sample(&mut self.sampler, logits, &self.tokenizer, self.settings.stage);
+            let delta = match sampled {
+                Ok(delta) => delta,
+                Err(error) => {
+                    self.failed.push((id, StageError::Failed(error.to_string())));
+                    continue;
+                }
+            };
             if let Some(statistics) = &mut self.statistics {
-                statistics.token(generation.request, delta.choice);
+                statistics.token(id, delta.choice);
             }
             match &delta.finish {
                 None => self.scheduler.extend(span.key, 1),
                 Some(finish) => self.ended.push((span.key, finish.reason)),
             }
             let event = StageEvent::Client(Output::Text(delta));
-            self.outputs.push(StageOutput { request: generation.request, event });
+            self.outputs.push(StageOutput { request: id, event });
         }
         Ok(())
+    }
+
+    /// Gives up the requests for which no token could be chosen.
+    fn give_up_failed(&mut self) {
+        while let Some((id, error)) = self.failed.pop() {
+            if self.requests.contains_key(&id) {
+                self.remove(id);
+                self.outputs.push(StageOutput { request: id, event: StageEvent::Failed(error) });
+            }
+        }
     }
 
     /// Frees what choices held that ended in this step, and finishes requests whose last choice that was.
@@ -259,6 +281,7 @@ impl<M: StepModel> Stage for LlmStage<M> {
         if let Some(statistics) = &mut self.statistics {
             statistics.step();
         }
+        self.give_up_failed();
         self.finish_ended();
         self.steps += 1;
         Ok(Ticket(self.steps - 1))
