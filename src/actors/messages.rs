@@ -327,6 +327,8 @@ pub enum AbortCause {
     Timeout,
     /// The server stopped before the request ended.
     Shutdown,
+    /// Another prompt of the same call was turned away or failed, so nobody waits for this one any more.
+    SiblingFailed,
 }
 
 impl AbortCause {
@@ -336,6 +338,7 @@ impl AbortCause {
             Self::ClientDisconnect => "client_disconnect",
             Self::Timeout => "timeout",
             Self::Shutdown => "shutting_down",
+            Self::SiblingFailed => "sibling_failed",
         }
     }
 }
