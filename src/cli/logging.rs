@@ -30,7 +30,7 @@ pub enum LogLevel {
 }
 
 /// Sets the process's log up. `RUST_LOG` wins over `level`. Does nothing if that was done before.
-pub fn init(level: LogLevel, format: LogFormat) {
+pub(super) fn init(level: LogLevel, format: LogFormat) {
     let default = match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",

@@ -83,7 +83,7 @@ pub enum LoadFormat {
 }
 
 /// Serves until a signal comes.
-pub fn run(args: ServeArgs) -> Result<(), String> {
+pub(super) fn run(args: ServeArgs) -> Result<(), String> {
     logging::init(args.log_level, args.log_format);
     server::run(&args).map_err(|error| error.to_string())
 }

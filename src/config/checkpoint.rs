@@ -110,22 +110,6 @@ pub enum CheckpointError {
         /// The model directory.
         directory: String,
     },
-    /// There are no weights.
-    #[error("{directory} has neither model.safetensors nor model.safetensors.index.json")]
-    NoWeights {
-        /// The model directory.
-        directory: String,
-    },
-    /// The index names a shard that does not exist.
-    #[error("{index} places tensor {tensor} in {shard}, which does not exist")]
-    MissingShard {
-        /// The index file.
-        index: String,
-        /// One of the shard's tensors.
-        tensor: String,
-        /// The missing file.
-        shard: String,
-    },
 }
 
 impl CheckpointError {
@@ -138,8 +122,6 @@ impl CheckpointError {
             Self::InvalidJson { .. } => "invalid_json",
             Self::Invalid { .. } => "invalid_file",
             Self::NoTokenizer { .. } => "no_tokenizer",
-            Self::NoWeights { .. } => "no_weights",
-            Self::MissingShard { .. } => "missing_shard",
         }
     }
 }
@@ -162,6 +144,11 @@ impl Checkpoint {
             return Err(CheckpointError::Missing { path: checkpoint.path_of("config.json") });
         }
         Ok(checkpoint)
+    }
+
+    /// The weights of the built-in demo, a safetensors file. They begin at a multiple of 64 bytes.
+    pub fn demo_weights() -> &'static [u8] {
+        demo::weights()
     }
 
     /// Whether it is the built-in demo.

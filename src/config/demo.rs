@@ -25,11 +25,13 @@ static FILES: [(&str, &[u8]); 8] = [
     ("merges.txt", include_bytes!("../../assets/demo/merges.txt")),
 ];
 
-/// A file of the demo by its name in the directory layout.
+/// The demo's weights.
+pub(super) fn weights() -> &'static [u8] {
+    &WEIGHTS.0
+}
+
+/// A file of the demo, other than its weights, by its name in the directory layout.
 pub(super) fn file(name: &str) -> Option<&'static [u8]> {
-    if name == "model.safetensors" {
-        return Some(&WEIGHTS.0);
-    }
     FILES.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
 }
 
@@ -39,6 +41,6 @@ mod tests {
 
     #[test]
     fn weights_begin_on_a_cache_line() {
-        assert_eq!(file("model.safetensors").unwrap().as_ptr().align_offset(64), 0);
+        assert_eq!(weights().as_ptr().align_offset(64), 0);
     }
 }

@@ -2,7 +2,5 @@
 
 pub mod checkpoint;
 mod demo;
-pub mod weight_files;
 
 pub use checkpoint::{Checkpoint, CheckpointError, ModelIdentity, TokenizerFiles};
-pub use weight_files::{WeightFile, WeightFiles};

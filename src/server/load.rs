@@ -1,6 +1,5 @@
 //! From the command line to a pipeline: opens the checkpoint and builds what serves it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -9,7 +8,7 @@ use crate::cli::{DtypeArg, LoadFormat, ServeArgs};
 use crate::config::{Checkpoint, CheckpointError};
 use crate::stages::Pipeline;
 use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions};
-use crate::tensor::cpu::Cpu;
+use crate::tensor::cpu::Plain as Cpu;
 use crate::tensor::{DeviceError, Dtype, WeightError, WeightStore};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
 
@@ -94,7 +93,7 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         LoadFormat::Auto | LoadFormat::Safetensors => open_weights(&checkpoint)?,
         LoadFormat::Dummy => WeightStore::dummy(args.seed),
     };
-    let backend = Cpu::new(args.cpu_threads.map(usize::from))?;
+    let backend = Cpu;
     let options = PipelineOptions {
         dtype: match args.dtype {
             DtypeArg::Auto => Dtype::Auto,
@@ -105,7 +104,7 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         seed: args.seed,
         statistics: args.log_stats,
     };
-    let built = qwen3_omni::build(&checkpoint, &store, (&backend, &backend.to_string()), &tokenizer, &options)?;
+    let built = qwen3_omni::build(&checkpoint, &store, (&backend, "cpu"), &tokenizer, &options)?;
     Ok(LoadedModel {
         pipeline: built.pipeline,
         tokenizer,
@@ -119,8 +118,8 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
 }
 
 fn open_weights(checkpoint: &Checkpoint) -> Result<WeightStore, LoadFailure> {
-    match checkpoint.directory() {
-        Some(directory) => Ok(WeightStore::open(directory)?),
-        None => Ok(WeightStore::embedded("model.safetensors", Checkpoint::demo_weights())?),
-    }
+    Ok(match (checkpoint.directory(), Checkpoint::demo_weights()) {
+        (Some(directory), _) => WeightStore::open(directory)?,
+        (None, weights) => WeightStore::embedded("model.safetensors", weights)?,
+    })
 }

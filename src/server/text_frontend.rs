@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::http::frontend::{Conversation, FrontendError, TextFrontend};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer};
 
 /// The served checkpoint's text side.
 #[derive(Debug)]
-pub struct CheckpointText {
+pub(super) struct CheckpointText {
     /// Text to token ids and back.
-    pub tokenizer: Arc<Tokenizer>,
+    pub(super) tokenizer: Arc<Tokenizer>,
     /// Messages to text; base models have none.
-    pub template: Option<ChatTemplate>,
+    pub(super) template: Option<ChatTemplate>,
     /// Token ids that the model takes are below this; it may be more than the tokenizer has.
-    pub vocabulary_size: u32,
+    pub(super) vocabulary_size: u32,
 }
 
 impl TextFrontend for CheckpointText {
@@ -21,7 +23,7 @@ impl TextFrontend for CheckpointText {
         let template = self.template.as_ref().ok_or(FrontendError::NoTemplate)?;
         let Conversation { messages, add_generation_prompt, variables } = conversation;
         template
-            .render(messages, *add_generation_prompt, None, variables)
+            .render(&Value::Array(messages.clone()), *add_generation_prompt, None, variables)
             .map_err(|error: ChatTemplateError| FrontendError::Template(error.to_string()))
     }
 

@@ -7,7 +7,7 @@ use crate::engine::{
 };
 use crate::ids::{RequestId, StageId};
 use crate::stages::{ChoiceFinish, Prompt, StopReason, TextDelta, TokenLogprob, TokenLogprobs};
-use crate::text::{Detokenizer, Tokenizer};
+use crate::text::{CertainText, Detokenizer, Tokenizer};
 
 /// A choice: its tokens so far, and what decides when it ends.
 pub(super) struct Generation {
@@ -87,26 +87,38 @@ impl Generation {
 
     /// The text that a token makes certain, and whether it is the last one.
     fn take(&mut self, token: u32) -> (String, Option<ChoiceFinish>) {
-        let stop = |stop_reason| Some(ChoiceFinish { reason: FinishReason::Stop, stop_reason });
-        let ending = if !self.params.ignore_eos && self.eos_ids.contains(&token) {
-            stop(None)
-        } else if self.params.stop_token_ids.contains(&token) {
-            stop(Some(StopReason::Token(token)))
-        } else {
-            None
-        };
+        let ending = self.ending(token);
         // The token that ends an answer is not part of its text.
-        if ending.is_some() && !self.params.include_stop_str_in_output {
-            return (String::new(), ending);
-        }
-        let piece = self.detokenizer.push(token);
-        if let Some(matched) = piece.stop {
-            return (piece.text, stop(Some(StopReason::Text(matched))));
-        }
+        let silent = ending.is_some() && !self.params.include_stop_str_in_output;
+        let mut certain = if silent { CertainText::default() } else { self.detokenizer.push(token) };
         let full = self.output.len() >= self.max_tokens;
         let length = full.then_some(ChoiceFinish { reason: FinishReason::Length, stop_reason: None });
-        (piece.text, ending.or(length))
+        let finish = ending.or(length);
+        if finish.is_some() && certain.stopped_by.is_none() {
+            let rest = self.detokenizer.finish();
+            certain.text.push_str(&rest.text);
+            certain.stopped_by = rest.stopped_by;
+        }
+        match certain.stopped_by {
+            Some(matched) => (certain.text, Some(stopped(Some(StopReason::Text(matched))))),
+            None => (certain.text, finish),
+        }
     }
+
+    /// Whether a token ends the answer whatever its text.
+    fn ending(&self, token: u32) -> Option<ChoiceFinish> {
+        if !self.params.ignore_eos && self.eos_ids.contains(&token) {
+            Some(stopped(None))
+        } else if self.params.stop_token_ids.contains(&token) {
+            Some(stopped(Some(StopReason::Token(token))))
+        } else {
+            None
+        }
+    }
+}
+
+fn stopped(stop_reason: Option<StopReason>) -> ChoiceFinish {
+    ChoiceFinish { reason: FinishReason::Stop, stop_reason }
 }
 
 fn logprobs(id: u32, found: &SampledLogprobs, tokenizer: &Tokenizer) -> TokenLogprobs {
