@@ -12,7 +12,7 @@
 //!
 //! Dependencies point downwards only: http → actors → stages → {engine, models} → tensor; `metrics` and
 //! `transport` are used by actors and stages and use none of them. [`text`] turns text into tokens and back for
-//! `http` and `stages`, and reads its files through [`config`].
+//! `http` and `stages`; it reads its files through [`config`] and its settings from [`engine::SamplingParams`].
 
 pub mod actors;
 pub mod cli;

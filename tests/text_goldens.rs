@@ -1,5 +1,7 @@
 //! Tokenizer, chat template and sampling filters, held against every golden set at hand.
 
+#![allow(clippy::print_stdout, reason = "the table of comparisons is what this test prints")]
+
 mod compare;
 
 use compare::{Comparison, golden_directories, model_sets};

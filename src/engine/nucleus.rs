@@ -28,14 +28,14 @@ impl Candidate {
 pub(super) struct Nucleus {
     /// The candidates, in order of id.
     kept: Vec<Candidate>,
-    /// Candidates, most likely first, as far as top-p had to look.
+    /// The candidates in the order in which top-p looks at them.
     ranked: Vec<Candidate>,
     /// For the search of the k-th greatest logit.
     values: Vec<f32>,
 }
 
-/// Candidates that top-p puts in order first; each further portion is twice as large.
-const FIRST_PORTION: usize = 256;
+/// As few candidates are put in order instead of being halved again.
+const SORTED_AT_ONCE: usize = 64;
 
 impl Nucleus {
     /// Divides the logits by the temperature and keeps what the filters leave, in order of id. Nothing is left where
@@ -72,25 +72,29 @@ impl Nucleus {
         let wanted = top_p * total;
         self.ranked.clear();
         self.ranked.extend_from_slice(&self.kept);
-        let mut rest = self.ranked.as_mut_slice();
-        let (mut mass, mut last, mut portion) = (0.0, None, FIRST_PORTION);
-        'ranking: while !rest.is_empty() {
-            // Only as many are put in order as are needed; the nucleus is small as a rule.
-            let split = portion.min(rest.len());
-            if split < rest.len() {
-                rest.select_nth_unstable_by(split, Candidate::rank);
+        // The last candidate that stays lies in one half or the other; only that half is looked at further.
+        let mut within = self.ranked.as_mut_slice();
+        let mut before = 0.0;
+        while within.len() > SORTED_AT_ONCE {
+            let half = within.len() / 2;
+            within.select_nth_unstable_by(half, Candidate::rank);
+            let (leading, others) = within.split_at_mut(half);
+            let mass: f64 = leading.iter().map(|candidate| f64::from(candidate.weight)).sum();
+            if before + mass >= wanted {
+                within = leading;
+            } else {
+                before += mass;
+                within = others;
             }
-            let (leading, others) = rest.split_at_mut(split);
-            leading.sort_unstable_by(Candidate::rank);
-            for candidate in leading.iter() {
-                if last.is_some() && mass >= wanted {
-                    break 'ranking;
-                }
-                mass += f64::from(candidate.weight);
-                last = Some(*candidate);
+        }
+        within.sort_unstable_by(Candidate::rank);
+        let mut last = None;
+        for candidate in within.iter() {
+            if last.is_some() && before >= wanted {
+                break;
             }
-            rest = others;
-            portion *= 2;
+            before += f64::from(candidate.weight);
+            last = Some(*candidate);
         }
         if let Some(last) = last {
             self.kept.retain(|candidate| candidate.rank(&last) != Ordering::Greater);
