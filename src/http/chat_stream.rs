@@ -16,16 +16,24 @@ use crate::stages::{ChoiceFinish, TextDelta};
 /// A chunk of a chat answer.
 #[derive(Debug, Serialize)]
 struct Chunk<'a> {
+    /// `chatcmpl-…`.
     id: &'a str,
+    /// Always `chat.completion.chunk`.
     object: &'static str,
+    /// Seconds since 1970, the same on all chunks.
     created: u64,
+    /// The served name.
     model: &'a str,
+    /// One choice; none on the chunk with the usage of the whole request.
     choices: &'a [ChunkChoice],
+    /// Tells versions of the server apart.
     system_fingerprint: &'static str,
     /// The kind of output that the chunk carries.
     modality: &'static str,
+    /// Token counts, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
+    /// The prompt's tokens, on the first chunk with `return_token_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_token_ids: Option<&'a [u32]>,
 }
@@ -33,13 +41,18 @@ struct Chunk<'a> {
 /// What a chunk adds to a choice.
 #[derive(Debug, Serialize)]
 struct ChunkChoice {
+    /// Counted from 0.
     index: u32,
+    /// What is new.
     delta: Delta,
+    /// Of the new tokens, if asked for.
     logprobs: Option<ChatLogprobs>,
+    /// How the choice ended, on its last chunk.
     finish_reason: Option<&'static str>,
-    /// Written on the last chunk of the choice.
+    /// The token or string that stopped it; written, if only as null, on the last chunk of the choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_reason: Option<Option<StopReasonField>>,
+    /// The new tokens, with `return_token_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_ids: Option<Vec<u32>>,
 }
@@ -47,8 +60,10 @@ struct ChunkChoice {
 /// What a chunk adds to a message.
 #[derive(Debug, Serialize)]
 struct Delta {
+    /// `assistant`, on the first chunk of a choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
+    /// Text; may be empty.
     content: String,
 }
 

@@ -14,14 +14,20 @@ use crate::stages::{ChoiceFinish, TextDelta};
 /// A completions answer, or a chunk of one.
 #[derive(Debug, Serialize)]
 struct Completion<'a> {
+    /// `cmpl-…`.
     id: &'a str,
     /// Always `text_completion`.
     object: &'static str,
+    /// Seconds since 1970, the same on all chunks.
     created: u64,
+    /// The served name.
     model: &'a str,
+    /// All choices, or the one that a chunk adds to.
     choices: Vec<CompletionChoice>,
+    /// Token counts; on chunks where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
+    /// Tells versions of the server apart.
     system_fingerprint: &'static str,
 }
 
@@ -30,10 +36,15 @@ struct Completion<'a> {
 struct CompletionChoice {
     /// Index of the prompt times `n`, plus the choice.
     index: usize,
+    /// All text, or what is new; may be empty.
     text: String,
+    /// If asked for.
     logprobs: Option<CompletionsLogprobs>,
+    /// How the choice ended; on its last chunk.
     finish_reason: Option<&'static str>,
+    /// The token or string that stopped it.
     stop_reason: Option<StopReasonField>,
+    /// The tokens, with `return_token_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_ids: Option<Vec<u32>>,
     /// The prompt's tokens, with `return_token_ids`: on whole choices and on the first chunk of each.

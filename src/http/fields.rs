@@ -60,11 +60,14 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
-    /// A whole number; `3.0` is one, too.
+    /// A whole number of 64 bits; `3.0` is one, too.
     pub fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
-        self.get(name)
-            .map(|value| as_integer(value).ok_or_else(|| self.wrong_type(name, "a whole number", value)))
-            .transpose()
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match as_integer(value) {
+            Some(integer) => Ok(Some(integer)),
+            None if value.is_u64() => Err(self.invalid(name, format!("must be at most {}", i64::MAX))),
+            None => Err(self.wrong_type(name, "a whole number", value)),
+        }
     }
 
     /// A whole number from `least` to `most`.
@@ -220,6 +223,13 @@ mod tests {
         assert_eq!(as_integer(&json!(3.5)), None);
         assert_eq!(as_integer(&json!(1e300)), None);
         assert_eq!(as_integer(&json!(u64::MAX)), None);
+    }
+
+    #[test]
+    fn a_whole_number_beyond_64_bits_is_too_large_not_of_the_wrong_kind() {
+        let value = json!({"seed": u64::MAX});
+        let error = Fields::new(&value, "").unwrap().integer("seed").unwrap_err();
+        assert!(matches!(error, ApiError::InvalidValue { param, .. } if param == "seed"));
     }
 
     #[test]

@@ -100,12 +100,17 @@ pub(super) struct Seen {
     pub(super) aborts: Vec<(RequestId, AbortCause)>,
     /// Reasons of refusals that the HTTP layer counted.
     pub(super) refusals: Vec<&'static str>,
+    /// Scripts that were played to their end.
+    pub(super) played: usize,
 }
 
 /// Answers requests as scripted, in order; the last script is used again and again.
 pub(super) struct FakeOrchestrator {
+    /// What is still to be played.
     scripts: VecDeque<Script>,
+    /// What the tests look at.
     seen: Arc<Mutex<Seen>>,
+    /// The answer to [`GetHealth`].
     health: Health,
     /// How long an admission takes.
     admission_delay: Duration,
@@ -123,9 +128,12 @@ impl Handler<Submit> for FakeOrchestrator {
             0 | 1 => self.scripts.front().cloned().unwrap_or(Ok(vec![Step::Hang])),
             _ => self.scripts.pop_front().unwrap(),
         };
-        let mut seen = self.seen.lock().unwrap();
-        seen.requests.push(message.request);
-        let id = RequestId(seen.requests.len() as u64);
+        let seen = self.seen.clone();
+        let id = {
+            let mut seen = seen.lock().unwrap();
+            seen.requests.push(message.request);
+            RequestId(seen.requests.len() as u64)
+        };
         let delay = self.admission_delay;
         Box::pin(async move {
             tokio::time::sleep(delay).await;
@@ -143,6 +151,7 @@ impl Handler<Submit> for FakeOrchestrator {
                         Step::Hang => events.closed().await,
                     }
                 }
+                seen.lock().unwrap().played += 1;
             });
             Ok(id)
         })
@@ -244,17 +253,24 @@ impl Default for Setup {
 
 /// A server on a port of its own, stopped when dropped.
 pub(super) struct TestServer {
+    /// Where it listens.
     address: SocketAddr,
+    /// What it saw.
     seen: Arc<Mutex<Seen>>,
+    /// Stops it.
     handle: actix_web::dev::ServerHandle,
+    /// Its actix system.
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 /// A response, read to its end.
 #[derive(Debug)]
 pub(super) struct Reply {
+    /// The HTTP status.
     pub(super) status: u16,
+    /// All headers.
     pub(super) headers: ureq::http::HeaderMap,
+    /// The body as text.
     pub(super) body: String,
 }
 
@@ -386,11 +402,14 @@ impl Drop for TestServer {
 /// Reads from a socket until `marker` came.
 pub(super) fn read_until(socket: &mut TcpStream, marker: &str) -> String {
     let mut text = String::new();
-    let mut buffer = [0; 1024];
-    while !text.contains(marker) {
+    let mut buffer = [0; 65536];
+    loop {
         let count = socket.read(&mut buffer).unwrap();
         assert_ne!(count, 0, "closed before {marker}: {text}");
+        let unsearched = text.len().saturating_sub(marker.len());
         text += &String::from_utf8_lossy(&buffer[..count]);
+        if text[unsearched..].contains(marker) {
+            return text;
+        }
     }
-    text
 }

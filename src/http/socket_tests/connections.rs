@@ -118,12 +118,27 @@ fn output_puts_the_timeout_off() {
 }
 
 #[test]
-fn an_answer_fits_into_the_stream_even_if_nobody_reads() {
-    let mut steps: Vec<Step> = (0..900).map(|_| token(0, "a", 1)).collect();
+fn a_reader_that_stops_never_makes_a_worker_wait() {
+    // 18 MB, more than the sockets' buffers take.
+    let text = "a".repeat(20_000);
+    let mut steps: Vec<Step> = (0..900).map(|_| token(0, &text, 1)).collect();
     steps.push(finished());
     let server = TestServer::answering(steps);
-    let events = server.post(CHAT, &chat_body(json!({"stream": true, "max_tokens": 900}))).events();
-    assert_eq!(events.len(), 902, "role, outputs, and the end of the choice");
+    let mut socket = server.open_chat(&chat_body(json!({"stream": true, "max_tokens": 900})));
+    server.wait_until("the whole answer was given", |seen| seen.played == 1);
+    assert!(read_until(&mut socket, "[DONE]").len() > 900 * text.len(), "and nothing of it is lost");
+}
+
+#[test]
+fn an_admission_that_takes_too_long_is_a_timeout_and_aborts_the_request_once() {
+    let server = TestServer::start(Setup {
+        scripts: vec![Ok(vec![Step::Hang])],
+        admission_delay: Duration::from_millis(200),
+        limits: Limits { request_timeout: Duration::from_millis(50), ..Limits::default() },
+        ..Setup::default()
+    });
+    assert_eq!(server.post(CHAT, &chat_body(json!({}))).status, 504);
+    assert_eq!(only_abort(&server), (RequestId(1), AbortCause::Timeout));
 }
 
 #[test]
