@@ -335,9 +335,11 @@ async fn more_requests_than_the_bound_are_turned_away() {
         std::thread::sleep(Duration::from_millis(50));
         words(request, item)
     };
-    let runtime =
-        start_with(vec![stage("slow", Some(Modality::Text), 1, slow)], RuntimeOptions { max_requests: 2, ..RuntimeOptions::default() })
-            .await;
+    let runtime = start_with(
+        vec![stage("slow", Some(Modality::Text), 1, slow)],
+        RuntimeOptions { max_requests: 2, ..RuntimeOptions::default() },
+    )
+    .await;
     let first = submit(&runtime, "a", &[Modality::Text]).await.expect("admitted").1;
     let second = submit(&runtime, "b", &[Modality::Text]).await.expect("admitted").1;
     let rejection = submit(&runtime, "c", &[Modality::Text]).await.map(|_| ()).expect_err("full");

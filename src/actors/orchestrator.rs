@@ -84,7 +84,15 @@ impl Orchestrator {
     /// An orchestrator without replicas, which holds at most `max_requests` requests.
     pub fn new(pipeline: Arc<Pipeline>, max_requests: usize, statistics: StatsSender) -> Self {
         let pools = pipeline.stages.iter().map(|_| Pool::default()).collect();
-        Self { pipeline, pools, requests: HashMap::new(), next_id: 0, max_requests, draining: false, statistics }
+        Self {
+            pipeline,
+            pools,
+            requests: HashMap::new(),
+            next_id: 0,
+            max_requests,
+            draining: false,
+            statistics,
+        }
     }
 
     fn tell(&self, event: impl FnOnce() -> PipelineEvent) {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use crate::actors::messages::{
-    ExitCause, RegisterReplica, ReplicaDown, ReplicaUp, StageDone, StageStarted, StopWorkers, WorkerExited, WorkerReady,
+    ExitCause, RegisterReplica, ReplicaDown, ReplicaUp, StageDone, StageStarted, StopWorkers, WorkerExited,
+    WorkerReady,
 };
 use crate::actors::replica::ReplicaActor;
 use crate::actors::worker::{self, WorkerHandle, WorkerReports};

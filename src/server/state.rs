@@ -25,7 +25,12 @@ pub(super) const DEMO_NOTICE: &str =
     "a tiny demo model of 6.9 million parameters that answers questions about omni-actors and little else";
 
 /// The routes' view of a server.
-pub(super) fn app_state(model: LoadedModel, names: Vec<String>, args: &ServeArgs, runtime: &Runtime) -> AppState {
+pub(super) fn app_state(
+    model: LoadedModel,
+    names: Vec<String>,
+    args: &ServeArgs,
+    runtime: &Runtime,
+) -> AppState {
     let stage = |spec: &crate::stages::StageSpec| StageShape {
         name: spec.name.clone(),
         default_sampling: spec.sampling.clone(),

@@ -116,7 +116,8 @@ pub fn build<B: Backend>(
         seed: options.seed,
         statistics: options.statistics,
     };
-    let max_tokens = if checkpoint.is_demo() { DEMO_MAX_TOKENS } else { SamplingParams::default().max_tokens };
+    let max_tokens =
+        if checkpoint.is_demo() { DEMO_MAX_TOKENS } else { SamplingParams::default().max_tokens };
     let stage = StageSpec {
         name: "thinker".to_owned(),
         output: Some(Modality::Text),
@@ -189,6 +190,7 @@ fn free_memory() -> u64 {
     const UNKNOWN: u64 = 4 << 30;
     let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return UNKNOWN };
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|n| n.trim().parse::<u64>().ok());
+    let kibibytes =
+        line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|n| n.trim().parse::<u64>().ok());
     kibibytes.map_or(UNKNOWN, |kibibytes| kibibytes << 10)
 }

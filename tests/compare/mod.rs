@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+pub(crate) mod golden;
 pub(crate) mod sampling;
 pub(crate) mod text;
+pub(crate) mod thinker;
 
 /// What a comparison gives when the set itself cannot be read.
 pub(crate) type Outcome = Result<Vec<Comparison>, Box<dyn Error>>;
@@ -37,6 +39,8 @@ pub(crate) enum Bound {
     Exact,
     /// A bound on the greatest absolute difference.
     MaxAbs(f64),
+    /// A bound on the relative L2 distance.
+    RelL2(f64),
 }
 
 impl Comparison {
@@ -70,11 +74,12 @@ impl Comparison {
         if ours.len() != golden.len() {
             max_abs = f64::INFINITY;
         }
+        let rel_l2 = (square / norm.max(f64::MIN_POSITIVE)).sqrt();
         let ok = match bound {
             Bound::Exact => max_abs == 0.0,
             Bound::MaxAbs(bound) => max_abs <= bound,
+            Bound::RelL2(bound) => max_abs.is_finite() && rel_l2 <= bound,
         };
-        let rel_l2 = (square / norm.max(f64::MIN_POSITIVE)).sqrt();
         Self { case: case.to_owned(), tensor: tensor.to_owned(), max_abs, rel_l2, bound, ok }
     }
 }
@@ -83,7 +88,8 @@ impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bound = match self.bound {
             Bound::Exact => "exact".to_owned(),
-            Bound::MaxAbs(bound) => format!("{bound:.1e}"),
+            Bound::MaxAbs(bound) => format!("{bound:.0e}"),
+            Bound::RelL2(bound) => format!("rel_l2:{bound:.0e}"),
         };
         let verdict = if self.ok { "ok" } else { "FAIL" };
         write!(f, "{} {} {:.2e} {:.2e} {bound} {verdict}", self.case, self.tensor, self.max_abs, self.rel_l2)

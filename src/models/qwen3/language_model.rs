@@ -66,7 +66,11 @@ impl<B: Backend> LanguageModel<B> {
 
     /// Memory for steps of up to `max_rows` rows, `max_logit_rows` of which want logits.
     pub fn new_workspace(&self, max_rows: usize, max_logit_rows: usize) -> Result<Workspace<B>, DeviceError> {
-        Workspace::new(&self.backend, self.config(), BatchLimits { rows: max_rows, logit_rows: max_logit_rows })
+        Workspace::new(
+            &self.backend,
+            self.config(),
+            BatchLimits { rows: max_rows, logit_rows: max_logit_rows },
+        )
     }
 
     /// Room to keep the hidden states of up to `max_rows` rows at some points.

@@ -17,4 +17,3 @@ pub use decoder::Decoder;
 pub use language_model::{LanguageModel, Names};
 pub use taps::{TapPoint, Taps};
 pub use workspace::Workspace;
-

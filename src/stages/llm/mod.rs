@@ -121,7 +121,9 @@ impl<M: StepModel> LlmStage<M> {
             return invalid("the prompt has no tokens".to_owned());
         }
         if len >= limit {
-            return invalid(format!("the prompt has {len} tokens; with max_model_len {limit} none is left for an answer"));
+            return invalid(format!(
+                "the prompt has {len} tokens; with max_model_len {limit} none is left for an answer"
+            ));
         }
         let vocabulary = self.model.vocabulary_size();
         match prompt.token_ids.iter().find(|&&id| id as usize >= vocabulary) {
@@ -249,7 +251,8 @@ impl<M: StepModel> Stage for LlmStage<M> {
         }
         let unfinished = sequences.len();
         let finish = FinishReason::Stop;
-        self.requests.insert(request.id, Request { sequences, unfinished, finish, started: false, preemptions: 0 });
+        self.requests
+            .insert(request.id, Request { sequences, unfinished, finish, started: false, preemptions: 0 });
         Ok(())
     }
 

@@ -177,7 +177,9 @@ impl Backend for Plain {
                 rotate(query, table);
             }
             let (block, place) = (*slot as usize / BLOCK_SIZE, *slot as usize % BLOCK_SIZE);
-            for (head, (key, value)) in keys.chunks_exact_mut(width).zip(values.chunks_exact(width)).enumerate() {
+            for (head, (key, value)) in
+                keys.chunks_exact_mut(width).zip(values.chunks_exact(width)).enumerate()
+            {
                 normalize(key, &key_gain.0, eps);
                 rotate(key, table);
                 let at = cache.offset(block, head) + place * width;
