@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use omni_actors::models::qwen3::TapPoint;
 use omni_actors::models::qwen3_omni::{OmniConfig, Thinker};
-use omni_actors::tensor::cpu::Plain;
+use omni_actors::tensor::cpu::{Cpu, Isa, Plain};
 use omni_actors::tensor::{BLOCK_SIZE, Backend, Dtype, SequenceSpan, StepBatch, WeightStore};
 use safetensors::SafeTensors;
 
@@ -123,6 +123,9 @@ fn the_thinker_gives_the_golden_outputs() {
         for case in ["thinker_text", "thinker_text_system_history"] {
             for chunk in [64, 5] {
                 run(&Plain, "plain", &set, case, chunk);
+                for isa in Isa::available() {
+                    run(&Cpu::with_isa(isa, None).unwrap(), isa.name(), &set, case, chunk);
+                }
             }
         }
     }

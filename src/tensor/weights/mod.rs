@@ -11,4 +11,4 @@ mod store;
 pub use error::WeightError;
 pub use storage::{Dtype, Weight, WeightData};
 pub use store::WeightStore;
-pub(crate) use storage::{Element, Elements, SharedSlice};
+pub(crate) use storage::{Element, Elements};
