@@ -3,15 +3,14 @@
 //!
 //! Prints a line per tensor: `set/variant case tensor max_abs rel_l2 bound ok|FAIL`.
 
-#![allow(clippy::print_stdout, reason = "the table of comparisons is what this test prints")]
-
 mod compare;
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::Path;
 
 use compare::{Outcome, golden_directories, model_sets};
-use omni_actors::tensor::cpu::Plain as Cpu;
+use omni_actors::tensor::cpu::{Cpu, Isa};
 
 /// Cases of Qwen3-Omni sets that are compared.
 const QWEN3_OMNI: [&str; 2] = ["thinker_text", "thinker_text_system_history"];
@@ -33,7 +32,7 @@ impl Table {
         assert!(!comparisons.is_empty(), "{set}: nothing was compared");
         for comparison in comparisons {
             let line = format!("{set} {comparison}");
-            println!("{line}");
+            print(&line);
             self.compared += 1;
             if !comparison.ok {
                 self.failed.push(line);
@@ -42,10 +41,15 @@ impl Table {
     }
 
     fn finish(self, subject: &str) {
-        println!("{subject}: {} compared, {} failed", self.compared, self.failed.len());
+        print(&format!("{subject}: {} compared, {} failed", self.compared, self.failed.len()));
         assert!(self.compared > 0, "{subject}: no set was found");
         assert!(self.failed.is_empty(), "{:#?}", self.failed);
     }
+}
+
+/// Prints a line whether the test passes or not, which `println!` in a test does not.
+fn print(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 /// Calls `compare` for every set, found in whichever directory.
@@ -85,7 +89,8 @@ fn sampling_agrees_with_every_golden_set() {
 
 #[test]
 fn models_agree_with_every_golden_set() {
-    let backend = Cpu;
+    let backend = |isa: Isa| (Cpu::with_isa(isa, None).expect("the CPU can be used"), isa.name());
+    let backends: Vec<_> = Isa::available().into_iter().map(backend).collect();
     let mut table = Table::default();
     let mut not_covered = Vec::new();
     each_set(|name, set| {
@@ -93,15 +98,18 @@ fn models_agree_with_every_golden_set() {
         if name.starts_with("qwen3_omni/") {
             for case in QWEN3_OMNI {
                 assert!(left.remove(case), "{name}: the case {case} should be there");
-                for chunk in [WHOLE, CHUNK] {
-                    table.take(name, compare::thinker::compare(&backend, set, case, chunk));
+                for (backend, isa) in &backends {
+                    for chunk in [WHOLE, CHUNK] {
+                        print(&format!("on {isa}, the prompt in chunks of {chunk}:"));
+                        table.take(name, compare::thinker::compare(backend, set, case, chunk));
+                    }
                 }
             }
         }
         not_covered.extend(left.into_iter().map(|case| format!("{name} {case}")));
     });
     for case in &not_covered {
-        println!("not yet covered: {case}");
+        print(&format!("not yet covered: {case}"));
     }
     table.finish("models");
 }

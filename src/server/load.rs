@@ -8,7 +8,7 @@ use crate::cli::{DtypeArg, LoadFormat, ServeArgs};
 use crate::config::{Checkpoint, CheckpointError};
 use crate::stages::Pipeline;
 use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions};
-use crate::tensor::cpu::Plain as Cpu;
+use crate::tensor::cpu::Cpu;
 use crate::tensor::{DeviceError, Dtype, WeightError, WeightStore};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
 
@@ -93,7 +93,8 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         LoadFormat::Auto | LoadFormat::Safetensors => open_weights(&checkpoint)?,
         LoadFormat::Dummy => WeightStore::dummy(args.seed),
     };
-    let backend = Cpu;
+    let backend = Cpu::new(args.cpu_threads.map(usize::from))?;
+    let device = format!("cpu ({}, {} threads)", backend.isa().name(), backend.threads());
     let options = PipelineOptions {
         dtype: match args.dtype {
             DtypeArg::Auto => Dtype::Auto,
@@ -104,7 +105,7 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         seed: args.seed,
         statistics: args.log_stats,
     };
-    let built = qwen3_omni::build(&checkpoint, &store, (&backend, "cpu"), &tokenizer, &options)?;
+    let built = qwen3_omni::build(&checkpoint, &store, (&backend, &device), &tokenizer, &options)?;
     Ok(LoadedModel {
         pipeline: built.pipeline,
         tokenizer,

@@ -129,6 +129,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// A buffer of `elements` zeros.
     fn buffer(&self, elements: usize) -> Result<Self::Buffer, DeviceError>;
 
+    /// A buffer that holds `values`.
+    fn upload_values(&self, values: &[f32]) -> Result<Self::Buffer, DeviceError>;
+
     /// A KV cache of `blocks` blocks.
     fn cache(&self, shape: KvShape, blocks: usize) -> Result<Self::Cache, DeviceError>;
 

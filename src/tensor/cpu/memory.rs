@@ -214,6 +214,8 @@ pub struct CpuRouting {
     pub(super) order: Vec<u32>,
     /// Where the pairs of each expert begin in `order`; one entry more than experts.
     pub(super) starts: Vec<u32>,
+    /// The experts that someone chose, ascending.
+    pub(super) active: Vec<u32>,
 }
 
 impl CpuRouting {
@@ -227,6 +229,7 @@ impl CpuRouting {
             weights: Vec::with_capacity(pairs),
             order: Vec::with_capacity(pairs),
             starts: Vec::new(),
+            active: Vec::new(),
         }
     }
 
@@ -250,6 +253,11 @@ impl CpuRouting {
         // Each start has moved on to the next expert's; move them back.
         self.starts.copy_within(0..experts, 1);
         self.starts[0] = 0;
+        self.active.clear();
+        self.active.extend((0..experts as u32).filter(|expert| {
+            let expert = *expert as usize;
+            self.starts[expert] < self.starts[expert + 1]
+        }));
     }
 
     /// The pairs that chose an expert.
@@ -271,6 +279,7 @@ mod tests {
         assert!(routing.pairs_of(1).is_empty());
         assert_eq!(routing.pairs_of(2), [0, 3, 4]);
         assert_eq!(routing.pairs_of(3), [5]);
+        assert_eq!(routing.active, [0, 2, 3]);
     }
 
     #[test]

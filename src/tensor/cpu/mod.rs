@@ -1,7 +1,21 @@
 //! The operations on a CPU: by plain loops that define them, and fast.
 
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod device;
+mod elementwise;
+mod isa;
+mod matmul;
 mod memory;
 mod plain;
+mod pool;
+mod portable;
+mod simd;
 
+pub use device::Cpu;
+pub use isa::{ISA_VARIABLE, Isa};
 pub use memory::{CpuBatch, CpuBuffer, CpuCache, CpuExperts, CpuMatrix, CpuRouting, CpuVector};
 pub use plain::Plain;

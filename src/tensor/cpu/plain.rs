@@ -41,6 +41,10 @@ impl Backend for Plain {
         Ok(CpuBuffer::zeros(elements))
     }
 
+    fn upload_values(&self, values: &[f32]) -> Result<CpuBuffer, DeviceError> {
+        Ok(CpuBuffer(values.to_vec()))
+    }
+
     fn cache(&self, shape: KvShape, blocks: usize) -> Result<CpuCache, DeviceError> {
         Ok(CpuCache::new(shape, blocks))
     }
@@ -141,8 +145,7 @@ impl Backend for Plain {
         rows: usize,
         out: &mut CpuBuffer,
     ) -> Result<(), DeviceError> {
-        require("matmul", "x", x.0.len(), rows * weight.inner)?;
-        require("matmul", "out", out.0.len(), rows * weight.out)?;
+        check_matmul(x, weight, rows, out)?;
         for (x, out) in x.0.chunks_exact(weight.inner).zip(out.0.chunks_exact_mut(weight.out)).take(rows) {
             row_product(x, weight, out);
         }
@@ -200,9 +203,7 @@ impl Backend for Plain {
         out: &mut CpuBuffer,
     ) -> Result<(), DeviceError> {
         let width = shape.head_dim;
-        require("attention", "qkv", qkv.0.len(), batch.rows() * shape.qkv_width())?;
-        require("attention", "out", out.0.len(), batch.rows() * shape.query_width())?;
-        batch.check_cache("attention", cache, layer, shape.kv_heads, width)?;
+        check_attention(qkv, batch, shape, layer, cache, out)?;
         let scale = (width as f32).powf(-0.5);
         let rows = qkv.0.chunks_exact(shape.qkv_width()).zip(out.0.chunks_exact_mut(shape.query_width()));
         let mut scores = Vec::new();
@@ -363,6 +364,31 @@ impl Backend for Plain {
         require("read", "buffer", buffer.0.len(), elements)?;
         Ok(&buffer.0[..elements])
     }
+}
+
+/// Whether the operands of a product fit together.
+pub(super) fn check_matmul(
+    x: &CpuBuffer,
+    weight: &CpuMatrix,
+    rows: usize,
+    out: &CpuBuffer,
+) -> Result<(), DeviceError> {
+    require("matmul", "x", x.0.len(), rows * weight.inner)?;
+    require("matmul", "out", out.0.len(), rows * weight.out)
+}
+
+/// Whether the operands of attention fit together.
+pub(super) fn check_attention(
+    qkv: &CpuBuffer,
+    batch: &CpuBatch,
+    shape: AttentionShape,
+    layer: usize,
+    cache: &CpuCache,
+    out: &CpuBuffer,
+) -> Result<(), DeviceError> {
+    require("attention", "qkv", qkv.0.len(), batch.rows() * shape.qkv_width())?;
+    require("attention", "out", out.0.len(), batch.rows() * shape.query_width())?;
+    batch.check_cache("attention", cache, layer, shape.kv_heads, shape.head_dim)
 }
 
 /// Whether the operands of an expert product fit together.

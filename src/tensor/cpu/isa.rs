@@ -1,0 +1,102 @@
+//! Which vector instructions the processor has, and which of them to use.
+
+use std::fmt;
+
+use crate::tensor::DeviceError;
+
+/// Forces an instruction set; see [`Isa::from_environment`].
+pub const ISA_VARIABLE: &str = "OMNI_CPU_ISA";
+
+/// A set of vector instructions. Results differ between sets in the last bits, and only there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Isa {
+    /// No instructions beyond those the binary was compiled for.
+    Plain,
+    /// AVX2 and FMA: 8 lanes.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL: 16 lanes.
+    Avx512,
+}
+
+impl Isa {
+    /// The sets that this processor has, slowest first.
+    pub fn available() -> Vec<Self> {
+        let mut sets = vec![Self::Plain];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                sets.push(Self::Avx2);
+                let wide = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl");
+                if wide {
+                    sets.push(Self::Avx512);
+                }
+            }
+        }
+        sets
+    }
+
+    /// The set that `OMNI_CPU_ISA` names, or the fastest there is. A set that is unknown or not there is an error.
+    pub fn from_environment() -> Result<Self, DeviceError> {
+        match std::env::var(ISA_VARIABLE) {
+            Ok(asked) => Self::named(&asked),
+            Err(std::env::VarError::NotPresent) => Ok(Self::fastest()),
+            Err(std::env::VarError::NotUnicode(asked)) => Self::named(&asked.to_string_lossy()),
+        }
+    }
+
+    /// The fastest set that this processor has.
+    pub fn fastest() -> Self {
+        Self::available().last().copied().unwrap_or(Self::Plain)
+    }
+
+    /// The available set of this name.
+    fn named(asked: &str) -> Result<Self, DeviceError> {
+        let available = Self::available();
+        available.iter().copied().find(|isa| isa.name() == asked).ok_or_else(|| DeviceError::InstructionSet {
+            asked: asked.to_owned(),
+            available: available.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// This set, if the processor has it.
+    pub(super) fn require(self) -> Result<Self, DeviceError> {
+        Self::named(self.name())
+    }
+
+    /// Its name, as in `OMNI_CPU_ISA`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_set_is_an_error_that_names_those_there_are() {
+        let error = Isa::named("avx1024").unwrap_err();
+        assert_eq!(error.reason(), "instruction_set");
+        assert!(error.to_string().contains("avx1024") && error.to_string().contains("plain"), "{error}");
+    }
+
+    #[test]
+    fn every_available_set_can_be_named() {
+        for isa in Isa::available() {
+            assert_eq!(Isa::named(isa.name()), Ok(isa));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Vectors of f32 as kernels see them, and how a kernel is run with the instructions of an [`Isa`].
+//!
+//! A kernel is written once, against [`Simd`]. Everything in it is inlined into one function per instruction set
+//! that carries the set's `target_feature`s, so the intrinsics become single instructions.
+#![allow(unsafe_code)]
+
+use half::bf16;
+
+use super::isa::Isa;
+
+/// A vector type with its operations.
+///
+/// # Safety
+///
+/// Every method may be called only where the instruction set is available, and the memory methods only with
+/// pointers to as many elements as they say. Alignment is not needed.
+pub(super) unsafe trait Simd: Copy {
+    /// Lanes of a vector.
+    const LANES: usize;
+    /// Rows that a tile of a matrix product has at most: with four columns, as many as the registers hold.
+    const TILE_ROWS: usize;
+    /// A vector.
+    type Vector: Copy;
+
+    /// The same value in all lanes.
+    unsafe fn splat(value: f32) -> Self::Vector;
+    /// Reads `LANES` values.
+    unsafe fn load(from: *const f32) -> Self::Vector;
+    /// Reads `LANES` values and widens them.
+    unsafe fn load_bf16(from: *const bf16) -> Self::Vector;
+    /// Writes `LANES` values.
+    unsafe fn store(to: *mut f32, value: Self::Vector);
+    /// `a * b + c`; in one rounding where the set has it.
+    unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// Lane by lane.
+    unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Lane by lane.
+    unsafe fn sub(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Lane by lane.
+    unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Lane by lane.
+    unsafe fn div(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Lane by lane; `b` where `a` is NaN.
+    unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Lane by lane; `b` where `a` is NaN.
+    unsafe fn min(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(a: Self::Vector) -> Self::Vector;
+    /// `2^a` for integers between -126 and 127.
+    unsafe fn power_of_two(a: Self::Vector) -> Self::Vector;
+    /// The sum of all lanes, always in the same order.
+    unsafe fn sum(a: Self::Vector) -> f32;
+
+    /// Reads `count < LANES` values; the other lanes are 0.
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, count: usize) -> Self::Vector {
+        let mut lanes = [0.0; 16];
+        // SAFETY: `count` values are readable and fit `lanes`, which has room for the widest vector.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count);
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    /// Reads `count < LANES` values and widens them; the other lanes are 0.
+    #[inline(always)]
+    unsafe fn load_bf16_part(from: *const bf16, count: usize) -> Self::Vector {
+        let mut lanes = [bf16::ZERO; 16];
+        // SAFETY: as in `load_part`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count);
+            Self::load_bf16(lanes.as_ptr())
+        }
+    }
+
+    /// Writes the first `count < LANES` values.
+    #[inline(always)]
+    unsafe fn store_part(to: *mut f32, count: usize, value: Self::Vector) {
+        let mut lanes = [0.0; 16];
+        // SAFETY: `lanes` has room for the widest vector, and `count` values are writable.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), value);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, count);
+        }
+    }
+}
+
+/// Work that is done with vectors.
+pub(super) trait Kernel {
+    /// What it gives.
+    type Output;
+
+    /// Does it. Implementations are `#[inline(always)]`, and so is all that they call.
+    ///
+    /// # Safety
+    ///
+    /// The instruction set of `S` must be available.
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// Runs a kernel with an instruction set that the processor has, which `Cpu::with_isa` makes sure of.
+#[inline]
+pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa {
+        // SAFETY: needs no instructions that the binary was not compiled for.
+        Isa::Plain => unsafe { kernel.run::<super::portable::Portable>() },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has the set; `Cpu::with_isa` refuses others.
+        Isa::Avx2 => unsafe { super::avx2::run(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx512 => unsafe { super::avx512::run(kernel) },
+        #[cfg(not(target_arch = "x86_64"))]
+        // SAFETY: as for `Plain`; the others are not available on this architecture.
+        Isa::Avx2 | Isa::Avx512 => unsafe { kernel.run::<super::portable::Portable>() },
+    }
+}
+
+/// `e^x`, to about two units in the last place, for finite `x`; below -87.3 it stays at `e^-87.3`.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, and a polynomial for `e^r`: the coefficients are those of `expf` in
+/// S. Moshier's Cephes library.
+///
+/// # Safety
+///
+/// The instruction set of `S` must be available.
+#[inline(always)]
+pub(super) unsafe fn exp<S: Simd>(x: S::Vector) -> S::Vector {
+    // SAFETY: as for this function.
+    unsafe {
+        let x = S::min(S::max(x, S::splat(-87.3)), S::splat(88.0));
+        let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+        let r = S::mul_add(n, S::splat(-0.693_359_4), x);
+        let r = S::mul_add(n, S::splat(2.121_944_4e-4), r);
+        let mut p = S::splat(1.987_569_1e-4);
+        for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+            p = S::mul_add(p, r, S::splat(coefficient));
+        }
+        let p = S::add(S::mul_add(p, S::mul(r, r), r), S::splat(1.0));
+        S::mul(p, S::power_of_two(n))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct ExpOf(f32);
+
+    impl Kernel for ExpOf {
+        type Output = f32;
+
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) -> f32 {
+            let mut lanes = [0.0; 16];
+            // SAFETY: the caller vouches for the instruction set; `lanes` holds the widest vector.
+            unsafe { S::store(lanes.as_mut_ptr(), exp::<S>(S::splat(self.0))) };
+            lanes[0]
+        }
+    }
+
+    #[test]
+    fn exp_is_close_to_the_exact_value_on_every_instruction_set() {
+        for isa in Isa::available() {
+            for step in -870..=880 {
+                let x = step as f32 * 0.1;
+                let exact = f64::from(x).exp();
+                let error = (f64::from(dispatch(isa, ExpOf(x))) - exact).abs() / exact;
+                assert!(error < 3e-7, "{isa} e^{x}: relative error {error:e}");
+            }
+            assert!(dispatch(isa, ExpOf(f32::NEG_INFINITY)) < 1e-37);
+        }
+    }
+}
