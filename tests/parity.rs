@@ -3,6 +3,8 @@
 //!
 //! Prints a line per tensor: `set/variant case tensor max_abs rel_l2 bound ok|FAIL`.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says so when it fails")]
+
 mod compare;
 
 use std::collections::BTreeSet;

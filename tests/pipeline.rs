@@ -1,5 +1,7 @@
 //! How requests travel through pipelines of small test stages: order, replicas, failure, abort.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says so when it fails")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -64,7 +66,7 @@ fn speak(_: &StageRequest, item: Item<'_>) -> Emissions {
 }
 
 fn pipeline(stages: Vec<StageSpec>) -> Arc<Pipeline> {
-    Arc::new(Pipeline { name: "test".into(), stages })
+    Arc::new(Pipeline { name: "test".into(), stages, voices: Vec::new() })
 }
 
 async fn start(stages: Vec<StageSpec>) -> Runtime {
@@ -86,7 +88,7 @@ async fn submit(
     let request = OmniRequest {
         arrived: Instant::now(),
         external_id: "test".into(),
-        prompt: Arc::new(Prompt { text: text.into(), token_ids: Vec::new() }),
+        prompt: Arc::new(Prompt { text: text.into(), ..Prompt::default() }),
         choices: 1,
         sampling: Vec::new(),
         modalities: modalities.to_vec(),
@@ -318,7 +320,7 @@ async fn a_slow_stage_holds_its_feeder_up_and_loses_no_chunk() {
     let request = OmniRequest {
         arrived: Instant::now(),
         external_id: "test".into(),
-        prompt: Arc::new(Prompt { text: text.join(" "), token_ids: Vec::new() }),
+        prompt: Arc::new(Prompt { text: text.join(" "), ..Prompt::default() }),
         choices: 1,
         sampling: Vec::new(),
         modalities: vec![Modality::Audio],

@@ -82,7 +82,7 @@ mod tests {
         let generation = GenerationFields { choices: 1, thinker, ..GenerationFields::default() };
         let origin =
             Origin { arrived: Instant::now(), external_id: ExternalId("x".into()), prompt_param: "messages" };
-        let prompt = Prompt { token_ids: vec![1; prompt_tokens], text: String::new() };
+        let prompt = Prompt { token_ids: vec![1; prompt_tokens], ..Prompt::default() };
         omni_request(prompt, &generation, &[Modality::Text], &origin, &unconnected_state(2))
     }
 

@@ -102,7 +102,11 @@ impl ChatPrompt {
             })?;
             rendered.truncate(end);
         }
-        Ok(Prompt { token_ids: text.encode(&rendered, self.add_special_tokens)?, text: rendered })
+        Ok(Prompt {
+            token_ids: text.encode(&rendered, self.add_special_tokens)?,
+            text: rendered,
+            voice: None,
+        })
     }
 }
 

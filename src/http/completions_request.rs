@@ -66,10 +66,12 @@ impl PromptInput {
     /// Tokenises, where that is still to be done.
     pub fn prompt(&self, text: &dyn TextFrontend, add_special_tokens: bool) -> Result<Prompt, ApiError> {
         Ok(match self {
-            Self::Text(written) => {
-                Prompt { token_ids: text.encode(written, add_special_tokens)?, text: written.clone() }
-            }
-            Self::Tokens(ids) => Prompt { token_ids: ids.clone(), text: String::new() },
+            Self::Text(written) => Prompt {
+                token_ids: text.encode(written, add_special_tokens)?,
+                text: written.clone(),
+                voice: None,
+            },
+            Self::Tokens(ids) => Prompt { token_ids: ids.clone(), ..Prompt::default() },
         })
     }
 }

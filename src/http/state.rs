@@ -76,6 +76,8 @@ pub struct PipelineShape {
     pub modalities: Vec<Modality>,
     /// The kinds that a request gets when it asks for none in particular.
     pub default_modalities: Vec<Modality>,
+    /// The voices that the pipeline speaks with, the default one first; empty where it does not speak.
+    pub voices: Vec<String>,
 }
 
 /// One stage as the routes see it.

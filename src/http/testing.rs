@@ -203,6 +203,7 @@ fn state_around(orchestrator: Addr<FakeOrchestrator>, stages: usize) -> AppState
             stages: (0..stages).map(stage).collect(),
             modalities: vec![Modality::Text],
             default_modalities: vec![Modality::Text],
+            voices: Vec::new(),
         },
         metrics: Arc::new(FixedPage),
         statistics: Some(orchestrator.recipient()),

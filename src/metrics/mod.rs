@@ -16,8 +16,8 @@ pub mod settings;
 
 pub use error::MetricsError;
 pub use events::{
-    EngineTotals, FinishedRequest, PipelineEvent, ReplicaReport, ReplicaStats, SchedulerSnapshot,
-    StageDescription, StatEvent, TokenSample,
+    DeliveredAudio, EngineTotals, FinishedRequest, PipelineEvent, Playback, ReplicaReport, ReplicaStats,
+    SchedulerSnapshot, StageDescription, StatEvent, TokenSample, TransferSample,
 };
 pub use exposition::{Exposition, TEXT_CONTENT_TYPE};
 pub use ledger::Ledger;

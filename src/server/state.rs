@@ -52,6 +52,7 @@ pub(super) fn app_state(
             stages: model.pipeline.stages.iter().map(stage).collect(),
             modalities: model.pipeline.modalities(),
             default_modalities: vec![Modality::Text],
+            voices: model.pipeline.voices.clone(),
         },
         metrics: Arc::new(ActorPage(runtime.metrics.clone())),
         statistics: args.log_stats.then(|| runtime.metrics.clone().recipient()),

@@ -14,6 +14,8 @@ pub struct Pipeline {
     pub name: String,
     /// The stages; never empty.
     pub stages: Vec<StageSpec>,
+    /// The voices that it speaks with, lower-case, the default one first; empty where it does not speak.
+    pub voices: Vec<String>,
 }
 
 /// One stage of a pipeline.

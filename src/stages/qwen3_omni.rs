@@ -128,7 +128,7 @@ pub fn build<B: Backend>(
         factory: thinker_factory(thinker, tokenizer.clone(), settings),
     };
     Ok(BuiltPipeline {
-        pipeline: Pipeline { name: MODEL_TYPE.to_owned(), stages: vec![stage] },
+        pipeline: Pipeline { name: MODEL_TYPE.to_owned(), stages: vec![stage], voices: Vec::new() },
         vocabulary_size,
         max_model_len,
     })

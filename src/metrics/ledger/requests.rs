@@ -47,6 +47,7 @@ impl RequestLedger {
         match event {
             PipelineEvent::Accepted { request, route } => self.accept(*request, route),
             PipelineEvent::Rejected { reason } => self.families.rejected.series(&[reason])?.inc(),
+            PipelineEvent::AudioDelivered { .. } => {}
             PipelineEvent::Started { request } => self.start(*request),
             PipelineEvent::Ended { request, reason, detail, e2e_seconds } => {
                 self.end(*request, *reason, *detail, *e2e_seconds)?;

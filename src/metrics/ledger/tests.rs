@@ -120,7 +120,13 @@ fn everything() -> Vec<StatEvent> {
         TokenSample::TimeToFirstToken(0.3),
         TokenSample::InterTokenLatency(0.02),
     ];
-    let stats = ReplicaStats { scheduler: None, totals: Some(totals), samples, finished: vec![finished()] };
+    let stats = ReplicaStats {
+        scheduler: None,
+        totals: Some(totals),
+        samples,
+        finished: vec![finished()],
+        transfers: Vec::new(),
+    };
     vec![
         StatEvent::Pipeline(PipelineEvent::Rejected { reason: "overloaded" }),
         accepted(1),
