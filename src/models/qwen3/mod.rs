@@ -10,6 +10,8 @@ mod decoder;
 mod feed_forward;
 mod language_model;
 pub mod taps;
+#[cfg(test)]
+mod tests;
 mod workspace;
 
 pub use config::{DecoderConfig, FeedForwardConfig, TextConfig};
