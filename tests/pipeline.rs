@@ -16,7 +16,7 @@ use omni_actors::stages::{
     AudioPacket, Emission, FunctionStage, Item, Modality, Output, Pipeline, Prompt, Stage, StageError,
     StageRequest, StageSpec, TextDelta,
 };
-use omni_actors::transport::Payload;
+use omni_actors::transport::{Connector, Payload};
 use tokio::sync::mpsc;
 
 type Emissions = Result<Vec<Emission>, StageError>;
@@ -29,6 +29,7 @@ where
         name: name.into(),
         output,
         replicas,
+        connector: Connector::InProcess,
         device: "cpu".into(),
         max_model_len: None,
         sampling: SamplingParams::default(),
@@ -148,12 +149,21 @@ async fn one_stage_answers_and_ends_with_one_terminal_event() {
 }
 
 #[actix_rt::test]
-async fn three_stages_in_a_row_keep_the_order_of_chunks() {
-    let stages = vec![
+async fn three_stages_in_a_row_keep_the_order_of_chunks_on_both_connectors() {
+    for connector in [Connector::InProcess, Connector::Serialized] {
+        three_stages_in_a_row(connector).await;
+    }
+}
+
+async fn three_stages_in_a_row(connector: Connector) {
+    let mut stages = vec![
         stage("words", Some(Modality::Text), 2, words),
         stage("mark", None, 3, mark),
         stage("speak", Some(Modality::Audio), 2, speak),
     ];
+    for stage in &mut stages {
+        stage.connector = connector;
+    }
     let runtime = start(stages).await;
     let mut streams = Vec::new();
     for request in 0..20 {

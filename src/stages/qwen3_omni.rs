@@ -14,6 +14,7 @@ use crate::stages::llm::{LlmSettings, LlmStage, ModelRunner};
 use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSpec};
 use crate::tensor::{BLOCK_SIZE, Backend, Dtype, WeightStore};
 use crate::text::Tokenizer;
+use crate::transport::Connector;
 
 /// `model_type` of the checkpoints that this pipeline serves.
 pub const MODEL_TYPE: &str = "qwen3_omni_moe";
@@ -122,6 +123,7 @@ pub fn build<B: Backend>(
         name: "thinker".to_owned(),
         output: Some(Modality::Text),
         replicas: 1,
+        connector: Connector::InProcess,
         device: device.to_owned(),
         max_model_len: Some(max_model_len),
         sampling: SamplingParams { max_tokens, ..SamplingParams::default() },

@@ -6,6 +6,7 @@
 
 mod generation;
 mod model;
+mod spoken;
 mod statistics;
 
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 pub use model::{ModelRunner, StepModel};
 
-use self::generation::{Generation, Start};
+use self::generation::{Generation, Start, Step};
 use self::statistics::EngineStatistics;
 use crate::engine::{
     BlockPool, FinishReason, Sampler, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey,
@@ -26,7 +27,7 @@ use crate::stages::{
 };
 use crate::tensor::StepBatch;
 use crate::text::Tokenizer;
-use crate::transport::Chunk;
+use crate::transport::{Chunk, Payload};
 
 /// How an [`LlmStage`] works.
 #[derive(Debug, Clone)]
@@ -168,8 +169,8 @@ impl<M: StepModel> LlmStage<M> {
             };
             let id = generation.request;
             let sampled = generation.sample(&mut self.sampler, logits, &self.tokenizer, self.settings.stage);
-            let delta = match sampled {
-                Ok(delta) => delta,
+            let Step { delta, spoken } = match sampled {
+                Ok(step) => step,
                 Err(error) => {
                     self.failed.push((id, StageError::Failed(error.to_string())));
                     continue;
@@ -184,6 +185,10 @@ impl<M: StepModel> LlmStage<M> {
             }
             let event = StageEvent::Client(Output::Text(delta));
             self.outputs.push(StageOutput { request: id, event });
+            if !spoken.is_empty() {
+                self.outputs
+                    .push(StageOutput { request: id, event: StageEvent::Next(Payload::Tokens(spoken)) });
+            }
         }
         Ok(())
     }
@@ -241,6 +246,7 @@ impl<M: StepModel> Stage for LlmStage<M> {
                 prompt: prompt.clone(),
                 params: params.clone(),
                 eos_ids: self.eos_ids.clone(),
+                spoken: request.to_next,
             };
             let generation = Generation::new(start, &self.tokenizer);
             self.generations.insert(key, generation);
