@@ -67,6 +67,18 @@ pub enum HostData {
 }
 
 impl Payload {
+    /// The kind of data, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::End => "nothing",
+            Self::Text(_) => "text",
+            Self::Tokens(_) => "tokens",
+            Self::Codes { .. } => "codes",
+            Self::Audio { .. } => "audio",
+            Self::Tensors(_) => "tensors",
+        }
+    }
+
     /// Bytes of content, without framing.
     pub fn size_bytes(&self) -> usize {
         match self {

@@ -7,7 +7,6 @@
 mod generation;
 mod model;
 mod spoken;
-mod statistics;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,12 +14,12 @@ use std::sync::Arc;
 pub use model::{ModelRunner, StepModel};
 
 use self::generation::{Generation, Start, Step};
-use self::statistics::EngineStatistics;
 use crate::engine::{
     BlockPool, FinishReason, Sampler, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey,
 };
 use crate::ids::{RequestId, StageId};
 use crate::metrics::ReplicaStats;
+use crate::stages::engine_statistics::EngineStatistics;
 use crate::stages::{
     Output, Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput, StageRequest,
     Ticket,
