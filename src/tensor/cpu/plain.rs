@@ -180,7 +180,9 @@ impl Backend for Plain {
                 rotate(query, table);
             }
             let (block, place) = (*slot as usize / BLOCK_SIZE, *slot as usize % BLOCK_SIZE);
-            for (head, (key, value)) in keys.chunks_exact_mut(width).zip(values.chunks_exact(width)).enumerate() {
+            for (head, (key, value)) in
+                keys.chunks_exact_mut(width).zip(values.chunks_exact(width)).enumerate()
+            {
                 normalize(key, &key_gain.0, eps);
                 rotate(key, table);
                 let at = cache.offset(block, head) + place * width;
@@ -453,7 +455,7 @@ pub(super) fn rotate(head: &mut [f32], table: &[f32]) {
 }
 
 /// Softmax, in place.
-fn softmax(scores: &mut [f32]) {
+pub(super) fn softmax(scores: &mut [f32]) {
     let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;
     for score in scores.iter_mut() {

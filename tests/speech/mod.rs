@@ -1,0 +1,6 @@
+//! Holds talker, code predictor and vocoder against golden sets.
+
+pub mod code2wav;
+pub mod comparison;
+
+pub use comparison::Comparison;
