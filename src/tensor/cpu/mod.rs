@@ -16,6 +16,8 @@ mod plain;
 mod pool;
 mod portable;
 mod simd;
+#[cfg(test)]
+mod tests;
 
 pub use convolution::{CpuDepthwise, CpuKernel, CpuSnake};
 pub use device::Cpu;
