@@ -38,3 +38,12 @@ fn the_vocoder_gives_the_golden_waves() {
         judge(&speech::code2wav::compare(&Plain, "plain", &set));
     }
 }
+
+#[test]
+fn the_talker_speaks_the_golden_codes() {
+    for set in sets() {
+        for case in speech::talker::CASES {
+            judge(&speech::talker::compare(&Plain, "plain", &set, case));
+        }
+    }
+}

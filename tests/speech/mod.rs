@@ -2,5 +2,6 @@
 
 pub mod code2wav;
 pub mod comparison;
+pub mod talker;
 
 pub use comparison::Comparison;
