@@ -65,6 +65,7 @@ impl Pipeline {
             stage,
             replicas: spec.replicas,
             max_model_len: spec.max_model_len.map(|len| len as u64),
+            makes_audio: spec.output == Some(Modality::Audio),
         };
         stages.map(description).collect()
     }
