@@ -11,7 +11,9 @@ fn sources(directory: &str) -> Vec<PathBuf> {
     let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(directory)];
     while let Some(path) = left.pop() {
         if path.is_dir() {
-            left.extend(fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry").path()));
+            left.extend(
+                fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry").path()),
+            );
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
@@ -34,7 +36,8 @@ fn mentions(directory: &str, words: &[&str]) -> Vec<String> {
 
 #[test]
 fn models_and_tensor_know_nothing_of_what_is_above_them() {
-    let above = ["crate::actors", "crate::http", "crate::metrics", "crate::stages", "crate::server", "crate::cli"];
+    let above =
+        ["crate::actors", "crate::http", "crate::metrics", "crate::stages", "crate::server", "crate::cli"];
     for directory in ["models", "tensor"] {
         assert_eq!(mentions(directory, &above), Vec::<String>::new());
     }
@@ -43,7 +46,10 @@ fn models_and_tensor_know_nothing_of_what_is_above_them() {
 #[test]
 fn metrics_and_transport_use_neither_actors_nor_http() {
     for directory in ["metrics", "transport"] {
-        assert_eq!(mentions(directory, &["crate::actors", "crate::http", "crate::server"]), Vec::<String>::new());
+        assert_eq!(
+            mentions(directory, &["crate::actors", "crate::http", "crate::server"]),
+            Vec::<String>::new()
+        );
     }
 }
 

@@ -31,6 +31,12 @@ pub struct ServeArgs {
     /// The most tokens of prompt and answer together; by default what the model was made for.
     #[arg(long, value_name = "TOKENS")]
     pub max_model_len: Option<usize>,
+    /// Replicas of each stage.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    pub num_replicas: u16,
+    /// How chunks go from stage to stage.
+    #[arg(long, value_enum, default_value = "in-process")]
+    pub connector: ConnectorArg,
     /// Keep statistics: all families on /metrics populate, and each request is logged.
     #[arg(long)]
     pub log_stats: bool,
@@ -69,6 +75,16 @@ pub enum DtypeArg {
     Float32,
     /// Brain floats.
     Bfloat16,
+}
+
+/// Values of `--connector`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ConnectorArg {
+    /// As they are, without a copy.
+    #[value(alias = "in_process")]
+    InProcess,
+    /// Encoded into bytes and decoded again, as between processes.
+    Serialized,
 }
 
 /// Values of `--load-format`.

@@ -43,7 +43,8 @@ pub fn free_memory() -> u64 {
     const UNKNOWN: u64 = 4 << 30;
     let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return UNKNOWN };
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|n| n.trim().parse::<u64>().ok());
+    let kibibytes =
+        line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|n| n.trim().parse::<u64>().ok());
     kibibytes.map_or(UNKNOWN, |kibibytes| kibibytes << 10)
 }
 

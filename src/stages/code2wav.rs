@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use crate::engine::FinishReason;
 use crate::ids::RequestId;
-use crate::models::qwen3_omni::{Code2Wav, Code2WavWorkspace, CodecStream, CodecWindow, StreamWindow, StreamingSchedule};
+use crate::models::qwen3_omni::{
+    Code2Wav, Code2WavWorkspace, CodecStream, CodecWindow, StreamWindow, StreamingSchedule,
+};
 use crate::stages::{
-    AudioPacket, Output, Poll, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput, StageRequest,
-    Ticket,
+    AudioPacket, Output, Poll, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput,
+    StageRequest, Ticket,
 };
 use crate::tensor::{Convolution, InputRows};
 use crate::transport::{Chunk, Payload};
@@ -154,7 +156,9 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
         let Some(utterance) = self.utterances.get_mut(&chunk.request) else { return Ok(()) };
         match chunk.payload {
             Payload::End => {}
-            Payload::Codes { groups, codes } if groups as usize == quantizers && codes.len() % quantizers == 0 => {
+            Payload::Codes { groups, codes }
+                if groups as usize == quantizers && codes.len() % quantizers == 0 =>
+            {
                 utterance.codes.extend(codes);
             }
             other => {

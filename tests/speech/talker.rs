@@ -119,7 +119,9 @@ pub fn compare<B: Convolution + InputRows>(
     let (prompt_ids, reply) = ids.split_at(ids.len() - words);
     let prompt = TalkerPrompt::new(&config, own, speaker, prompt_ids).expect("a prompt");
     let mut text = ReplyText::new(&config, prompt.begun());
-    reply.iter().for_each(|word| text.push(*word));
+    // The last token that the thinker generated is not spoken.
+    let spoken = reply.split_last().expect("a reply").1;
+    text.extend(spoken.iter().copied());
     text.finish();
     let first_word = text.take_first_word().expect("a word");
     let rows: Vec<TalkerRow> = prompt
@@ -185,7 +187,7 @@ pub fn compare<B: Convolution + InputRows>(
 
     // The text rows, seen as input rows without a codec side. They are fed last: they leave the cache changed.
     let mut trailing = ReplyText::new(&config, prompt.begun());
-    reply.iter().for_each(|word| trailing.push(*word));
+    trailing.extend(spoken.iter().copied());
     trailing.finish();
     trailing.take_first_word();
     let words = golden.shape("trailing_text_hidden")[0];

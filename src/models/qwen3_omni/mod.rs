@@ -9,8 +9,9 @@ pub mod talker_prompt;
 mod thinker;
 
 pub use code_predictor::{CodePredictor, CodePredictorWorkspace, FrameStart};
+pub use code2wav::streaming::{CodecStream, StreamWindow, StreamingSchedule};
 pub use code2wav::{Code2Wav, Code2WavWorkspace, CodecWindow};
-pub use config::OmniConfig;
+pub use config::{Code2WavConfig, OmniConfig, TalkerConfig};
 pub use talker::{CodecSide, Talker, TalkerRow, TalkerWorkspace, TextSide};
 pub use talker_prompt::{PromptRow, PromptText, ReplyText, TalkerPrompt, TalkerPromptError};
 pub use thinker::Thinker;

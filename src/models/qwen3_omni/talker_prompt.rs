@@ -169,15 +169,13 @@ impl TalkerPrompt {
 
 /// The words of a reply on their way to the talker.
 ///
-/// A word is spoken once the thinker has gone on after it; the last one it generates, normally the end of the turn,
-/// is not. After the words the end-of-text token comes once, and padding from then on.
+/// Whoever feeds it leaves out the last token that the thinker generated, normally the end of the turn: it is not
+/// spoken. After the words the end-of-text token comes once, and padding from then on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyText {
     /// Words that have not been taken.
     words: VecDeque<u32>,
-    /// The newest word, which may be the last.
-    newest: Option<u32>,
-    /// Whether the thinker has finished.
+    /// Whether there will be no more.
     finished: bool,
     /// Whether the end of the text has been taken.
     ended: bool,
@@ -192,7 +190,6 @@ impl ReplyText {
     pub fn new(config: &OmniConfig, begun: &[u32]) -> Self {
         Self {
             words: begun.iter().copied().collect(),
-            newest: None,
             finished: false,
             ended: false,
             end: config.tokens.tts_eos_token_id,
@@ -200,14 +197,13 @@ impl ReplyText {
         }
     }
 
-    /// The thinker has generated a token.
-    pub fn push(&mut self, token: u32) {
-        self.words.extend(self.newest.replace(token));
+    /// Further words.
+    pub fn extend(&mut self, words: impl IntoIterator<Item = u32>) {
+        self.words.extend(words);
     }
 
-    /// The thinker will generate no more.
+    /// There will be no more words.
     pub fn finish(&mut self) {
-        self.newest = None;
         self.finished = true;
     }
 
@@ -292,25 +288,23 @@ mod tests {
     }
 
     #[test]
-    fn the_last_generated_token_is_not_spoken_and_the_end_comes_once() {
+    fn words_come_in_order_then_the_end_once_then_padding() {
         let config = config();
         let (end, pad) = (config.tokens.tts_eos_token_id, config.tokens.tts_pad_token_id);
         let mut text = ReplyText::new(&config, &[]);
-        text.push(1);
         assert_eq!(text.take_first_word(), None);
-        text.push(2);
+        text.extend([1]);
         assert_eq!(text.take_first_word(), Some(1));
         assert_eq!(text.take(), None);
-        text.push(3);
+        text.extend([2]);
         assert_eq!(text.take(), Some(2));
         text.finish();
         assert_eq!([text.take(), text.take(), text.take()], [Some(end), Some(pad), Some(pad)]);
     }
 
     #[test]
-    fn a_reply_of_one_token_is_silent() {
+    fn a_reply_without_words_is_silent() {
         let mut text = ReplyText::new(&config(), &[]);
-        text.push(1);
         assert!(!text.is_silent());
         text.finish();
         assert!(text.is_silent() && text.take_first_word().is_none());

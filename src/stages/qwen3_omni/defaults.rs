@@ -45,7 +45,8 @@ enum OneOrMore {
 impl Defaults {
     pub(super) fn read(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let file = GenerationConfig::read(checkpoint)?;
-        let max_tokens = if checkpoint.is_demo() { DEMO_MAX_TOKENS } else { SamplingParams::default().max_tokens };
+        let max_tokens =
+            if checkpoint.is_demo() { DEMO_MAX_TOKENS } else { SamplingParams::default().max_tokens };
         let thinker = SamplingParams {
             temperature: file.temperature.unwrap_or(0.0),
             top_p: file.top_p.unwrap_or(1.0),

@@ -145,12 +145,21 @@ impl<B: Backend + InputRows + Convolution> Builder<'_, B> {
         Ok(BuiltPipeline { pipeline, vocabulary_size, max_model_len })
     }
 
-    fn thinker(&self, model: Arc<LanguageModel<B>>, max_model_len: usize) -> Result<StageSpec, PipelineError> {
+    fn thinker(
+        &self,
+        model: Arc<LanguageModel<B>>,
+        max_model_len: usize,
+    ) -> Result<StageSpec, PipelineError> {
         let budget = self.cache_budget(THINKER_CACHE_SHARE);
         let settings = LlmSettings {
             stage: StageId(0),
             scheduler: THINKER_STEPS,
-            cache_blocks: cache_blocks(model.kv_bytes_per_block(), max_model_len, THINKER_STEPS.max_num_seqs, budget)?,
+            cache_blocks: cache_blocks(
+                model.kv_bytes_per_block(),
+                max_model_len,
+                THINKER_STEPS.max_num_seqs,
+                budget,
+            )?,
             max_model_len,
             eos_ids: eos_ids(self.checkpoint, self.tokenizer, &self.config)?,
             seed: self.options.seed,
@@ -159,7 +168,8 @@ impl<B: Backend + InputRows + Convolution> Builder<'_, B> {
         let tokenizer = self.tokenizer.clone();
         let factory: StageFactory = Arc::new(move || {
             let SchedulerConfig { max_num_batched_tokens, max_num_seqs } = settings.scheduler;
-            let runner = ModelRunner::new(model.clone(), settings.cache_blocks, max_num_batched_tokens, max_num_seqs)?;
+            let runner =
+                ModelRunner::new(model.clone(), settings.cache_blocks, max_num_batched_tokens, max_num_seqs)?;
             Ok(Box::new(LlmStage::new(runner, tokenizer.clone(), settings.clone())?) as Box<dyn Stage>)
         });
         Ok(StageSpec {
@@ -180,15 +190,25 @@ impl<B: Backend + InputRows + Convolution> Builder<'_, B> {
         let settings = TalkerSettings {
             stage: StageId(1),
             scheduler: TALKER_STEPS,
-            cache_blocks: cache_blocks(talker.kv_bytes_per_block(), max_model_len, TALKER_STEPS.max_num_seqs, budget)?,
+            cache_blocks: cache_blocks(
+                talker.kv_bytes_per_block(),
+                max_model_len,
+                TALKER_STEPS.max_num_seqs,
+                budget,
+            )?,
             max_model_len,
             seed: defaults::TALKER_SEED,
             statistics: self.options.statistics,
         };
-        let models =
-            Arc::new(TalkerModels { config: self.config.clone(), talker_config: config.clone(), talker, predictor });
-        let factory: StageFactory =
-            Arc::new(move || Ok(Box::new(TalkerStage::new(models.clone(), settings.clone())?) as Box<dyn Stage>));
+        let models = Arc::new(TalkerModels {
+            config: self.config.clone(),
+            talker_config: config.clone(),
+            talker,
+            predictor,
+        });
+        let factory: StageFactory = Arc::new(move || {
+            Ok(Box::new(TalkerStage::new(models.clone(), settings.clone())?) as Box<dyn Stage>)
+        });
         Ok(StageSpec {
             max_model_len: Some(max_model_len),
             sampling: self.defaults.talker.clone(),

@@ -10,12 +10,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::speech::Speech;
-use crate::engine::{BlockPool, Draw, FinishReason, Sampler, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey};
+use crate::engine::{
+    BlockPool, Draw, FinishReason, Sampler, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey,
+};
 use crate::ids::{RequestId, StageId};
 use crate::metrics::ReplicaStats;
 use crate::models::qwen3_omni::{
-    CodePredictor, CodePredictorWorkspace, FrameStart, OmniConfig, ReplyText, Talker, TalkerConfig, TalkerPrompt,
-    TalkerRow, TalkerWorkspace,
+    CodePredictor, CodePredictorWorkspace, FrameStart, OmniConfig, ReplyText, Talker, TalkerConfig,
+    TalkerPrompt, TalkerRow, TalkerWorkspace,
 };
 use crate::stages::engine_statistics::EngineStatistics;
 use crate::stages::{
@@ -186,7 +188,12 @@ impl<B: InputRows> TalkerStage<B> {
             let Some(id) = self.owners.get(&span.key) else { continue };
             let Some(speech) = self.speeches.get_mut(id) else { continue };
             self.rows.extend_from_slice(speech.rows(span.start, span.len));
-            self.batch.push_rows(span.len, span.start, self.scheduler.block_table(span.key), span.reaches_end);
+            self.batch.push_rows(
+                span.len,
+                span.start,
+                self.scheduler.block_table(span.key),
+                span.reaches_end,
+            );
             if !std::mem::replace(&mut speech.started, true) {
                 self.outputs.push(StageOutput { request: *id, event: StageEvent::Started });
                 if let Some(statistics) = &mut self.statistics {
@@ -202,7 +209,8 @@ impl<B: InputRows> TalkerStage<B> {
         self.logits.extend_from_slice(self.workspace.logits()?);
         let end_of_speech = self.models.talker_config.tokens.codec_eos_token_id;
         let vocabulary = self.models.talker_config.decoder.vocab_size;
-        let ends: Vec<SequenceKey> = self.spans.iter().filter(|span| span.reaches_end).map(|span| span.key).collect();
+        let ends: Vec<SequenceKey> =
+            self.spans.iter().filter(|span| span.reaches_end).map(|span| span.key).collect();
         let mut logits = std::mem::take(&mut self.logits);
         let mut begun = Vec::new();
         for ((key, logits), state_row) in ends.into_iter().zip(logits.chunks_exact_mut(vocabulary)).zip(0..) {
@@ -338,7 +346,13 @@ impl<B: InputRows> Stage for TalkerStage<B> {
     fn launch(&mut self) -> Result<Ticket, StageError> {
         if !self.spans.is_empty() {
             self.fill_batch();
-            self.models.talker.forward(&self.batch, &self.rows, &mut self.cache, &mut self.workspace, None)?;
+            self.models.talker.forward(
+                &self.batch,
+                &self.rows,
+                &mut self.cache,
+                &mut self.workspace,
+                None,
+            )?;
             let begun = self.sample_first_codes()?;
             if !begun.is_empty() {
                 self.complete_frames(&begun)?;

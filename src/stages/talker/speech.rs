@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::engine::{FinishReason, SamplingParams, SequenceKey, TokenHistory};
-use crate::models::qwen3_omni::{CodecSide, PromptRow, PromptText, ReplyText, TalkerPrompt, TalkerRow, TextSide};
+use crate::models::qwen3_omni::{
+    CodecSide, PromptRow, PromptText, ReplyText, TalkerPrompt, TalkerRow, TextSide,
+};
 
 /// A reply on its way from words to codec frames.
 pub(super) struct Speech {
@@ -29,7 +31,13 @@ pub(super) struct Speech {
 }
 
 impl Speech {
-    pub(super) fn new(key: SequenceKey, prompt: TalkerPrompt, words: ReplyText, params: SamplingParams, seed: u64) -> Self {
+    pub(super) fn new(
+        key: SequenceKey,
+        prompt: TalkerPrompt,
+        words: ReplyText,
+        params: SamplingParams,
+        seed: u64,
+    ) -> Self {
         let subtalker = params.subtalker;
         Self {
             key,
@@ -81,11 +89,6 @@ impl Speech {
     /// Number of rows so far.
     pub(super) fn len(&self) -> usize {
         self.rows.len()
-    }
-
-    /// Rows before the first frame.
-    pub(super) fn prompt_len(&self) -> usize {
-        self.prompt.len()
     }
 
     /// There are no words: nothing will ever be spoken.
