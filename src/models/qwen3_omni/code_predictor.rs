@@ -130,7 +130,10 @@ impl<B: InputRows> CodePredictor<B> {
     ) -> Result<(), DeviceError> {
         let (frames, groups) = (starts.len(), self.groups());
         if frames > space.max_frames {
-            return Err(DeviceError::Batch(format!("{frames} frames where there is room for {}", space.max_frames)));
+            return Err(DeviceError::Batch(format!(
+                "{frames} frames where there is room for {}",
+                space.max_frames
+            )));
         }
         space.codes.clear();
         space.codes.resize(frames * groups, 0);
@@ -148,8 +151,11 @@ impl<B: InputRows> CodePredictor<B> {
             let fill = |out: &mut B::Buffer| {
                 backend.write(&vec![0.0; rows * hidden], out)?;
                 if group == 0 {
-                    let pairs: Vec<(u32, u32)> =
-                        starts.iter().zip(0u32..).map(|(start, frame)| (start.state_row, 2 * frame)).collect();
+                    let pairs: Vec<(u32, u32)> = starts
+                        .iter()
+                        .zip(0u32..)
+                        .map(|(start, frame)| (start.state_row, 2 * frame))
+                        .collect();
                     backend.copy_rows(states, &pairs, hidden, out)?;
                 }
                 backend.add_embeddings(&[table], &chosen, &code_rows, 1.0, out)

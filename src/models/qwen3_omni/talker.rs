@@ -248,7 +248,8 @@ impl SortedRows {
                 TextSide::Hidden(state) => {
                     let width = talker.config.thinker_hidden_size;
                     if state.len() != width {
-                        let text = format!("a hidden state of {} values where {width} are needed", state.len());
+                        let text =
+                            format!("a hidden state of {} values where {width} are needed", state.len());
                         return Err(DeviceError::Batch(text));
                     }
                     sorted.state_rows.push((sorted.state_rows.len() as u32, row));

@@ -1,5 +1,6 @@
 //! Input rows on a CPU.
 
+use super::Cpu;
 use super::memory::{CpuBuffer, CpuMatrix, CpuVector};
 use super::plain::Plain;
 use crate::tensor::error::{require, require_exact};
@@ -83,6 +84,42 @@ impl InputRows for Plain {
             out.0[*to as usize * width..][..width].copy_from_slice(row);
         }
         Ok(())
+    }
+}
+
+/// As [`Plain`]: these operations cost little beside the products around them.
+impl InputRows for Cpu {
+    fn write(&self, values: &[f32], out: &mut CpuBuffer) -> Result<(), DeviceError> {
+        Plain.write(values, out)
+    }
+
+    fn add_embeddings(
+        &self,
+        tables: &[&CpuMatrix],
+        ids: &[u32],
+        rows: &[u32],
+        scale: f32,
+        out: &mut CpuBuffer,
+    ) -> Result<(), DeviceError> {
+        Plain.add_embeddings(tables, ids, rows, scale, out)
+    }
+
+    fn add_bias(&self, x: &mut CpuBuffer, bias: &CpuVector, rows: usize) -> Result<(), DeviceError> {
+        Plain.add_bias(x, bias, rows)
+    }
+
+    fn bias_silu(&self, x: &mut CpuBuffer, bias: &CpuVector, rows: usize) -> Result<(), DeviceError> {
+        Plain.bias_silu(x, bias, rows)
+    }
+
+    fn copy_rows(
+        &self,
+        x: &CpuBuffer,
+        pairs: &[(u32, u32)],
+        width: usize,
+        out: &mut CpuBuffer,
+    ) -> Result<(), DeviceError> {
+        Plain.copy_rows(x, pairs, width, out)
     }
 }
 

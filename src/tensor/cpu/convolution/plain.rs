@@ -158,12 +158,7 @@ impl Convolution for Plain {
         let width = bias.0.len();
         require("bias_gelu", "x", x.0.len(), windows.stored_rows() * width)?;
         for range in computed(windows, width) {
-            for x in x.0[range].chunks_exact_mut(width) {
-                for (x, bias) in x.iter_mut().zip(&bias.0) {
-                    let value = *x + bias;
-                    *x = 0.5 * value * (1.0 + libm::erff(value * std::f32::consts::FRAC_1_SQRT_2));
-                }
-            }
+            gelu_rows(&mut x.0[range], &bias.0);
         }
         Ok(())
     }
@@ -211,6 +206,16 @@ impl Convolution for Plain {
             x.0[range].iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
         }
         Ok(())
+    }
+}
+
+/// `gelu(x + bias)` of rows as wide as the bias.
+pub(super) fn gelu_rows(x: &mut [f32], bias: &[f32]) {
+    for x in x.chunks_exact_mut(bias.len()) {
+        for (x, bias) in x.iter_mut().zip(bias) {
+            let value = *x + bias;
+            *x = 0.5 * value * (1.0 + libm::erff(value * std::f32::consts::FRAC_1_SQRT_2));
+        }
     }
 }
 
