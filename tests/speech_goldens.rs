@@ -5,7 +5,7 @@ mod speech;
 
 use std::path::{Path, PathBuf};
 
-use omni_actors::tensor::cpu::Plain;
+use omni_actors::tensor::cpu::{Cpu, Isa, Plain};
 use speech::Comparison;
 
 /// The set in the repository, and every set under the directories of `OMNI_GOLDENS`.
@@ -35,7 +35,11 @@ fn judge(comparisons: &[Comparison]) {
 #[test]
 fn the_vocoder_gives_the_golden_waves() {
     for set in sets() {
-        judge(&speech::code2wav::compare(&Plain, "plain", &set));
+        judge(&speech::code2wav::compare(&Plain, "loops", &set));
+        for isa in Isa::available() {
+            let cpu = Cpu::with_isa(isa, None).unwrap();
+            judge(&speech::code2wav::compare(&cpu, isa.name(), &set));
+        }
     }
 }
 
@@ -43,7 +47,11 @@ fn the_vocoder_gives_the_golden_waves() {
 fn the_talker_speaks_the_golden_codes() {
     for set in sets() {
         for case in speech::talker::CASES {
-            judge(&speech::talker::compare(&Plain, "plain", &set, case));
+            judge(&speech::talker::compare(&Plain, "loops", &set, case));
+            for isa in Isa::available() {
+                let cpu = Cpu::with_isa(isa, None).unwrap();
+                judge(&speech::talker::compare(&cpu, isa.name(), &set, case));
+            }
         }
     }
 }
