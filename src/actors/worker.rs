@@ -17,6 +17,7 @@ use crate::actors::messages::{
     ExitCause, Job, RequestEvent, StageDone, StageOutcome, StageStarted, Unavailable, WorkerExited,
     WorkerReady,
 };
+use crate::engine::FinishReason;
 use crate::ids::{ReplicaKey, RequestId};
 use crate::metrics::{ReplicaReporter, StatsPort, StatsSender};
 use crate::stages::{
@@ -80,6 +81,9 @@ struct Held {
     job: Job,
     /// Number of the next chunk to the next stage.
     next_sequence: u32,
+    /// How the stage ended it. It is held until the next stage has taken its last chunk: were it reported as done
+    /// before, nobody would learn that the chunk was lost with this replica.
+    finished: Option<FinishReason>,
 }
 
 /// A chunk that the next stage has not taken yet.
@@ -273,7 +277,7 @@ impl Worker {
         let id = job.request.id;
         self.reporter.changed();
         let request = job.request.clone();
-        self.jobs.insert(id, Held { job, next_sequence: 0 });
+        self.jobs.insert(id, Held { job, next_sequence: 0, finished: None });
         if request.cancelled.is_cancelled() {
             self.let_go(id, StageOutcome::Removed);
         } else if let Err(error) = self.stage.add(request) {
@@ -353,9 +357,12 @@ impl Worker {
                 }
             }
             StageEvent::Next(payload) => self.send_on(id, payload, false),
-            StageEvent::Finished(reason) => {
-                self.send_on(id, Payload::End, true);
+            StageEvent::Finished(reason) if held.job.next.is_none() => {
                 self.let_go(id, StageOutcome::Finished(reason));
+            }
+            StageEvent::Finished(reason) => {
+                held.finished = Some(reason);
+                self.send_on(id, Payload::End, true);
             }
             StageEvent::Failed(error) => self.let_go(id, StageOutcome::Failed(error)),
         }
@@ -371,12 +378,18 @@ impl Worker {
         self.flush_outbox();
     }
 
-    /// Sends chunks in order until the next stage takes no more.
+    /// Sends chunks in order until the next stage takes no more. A finished request is done with its last chunk.
     fn flush_outbox(&mut self) {
         while let Some(Outgoing { edge, chunk, since }) = self.outbox.pop_front() {
+            let (id, last) = (chunk.request, chunk.last);
             match edge.send(*chunk) {
                 // If the next replica is gone, the orchestrator fails the request.
-                Ok(()) | Err(EdgeError::Closed) => {}
+                Ok(()) | Err(EdgeError::Closed) => {
+                    let finished = self.jobs.get(&id).and_then(|held| held.finished).filter(|_| last);
+                    if let Some(reason) = finished {
+                        self.let_go(id, StageOutcome::Finished(reason));
+                    }
+                }
                 Err(EdgeError::Full(_, chunk)) if since.elapsed() < CHUNK_DEADLINE => {
                     self.outbox.push_front(Outgoing { edge, chunk, since });
                     return;
@@ -386,19 +399,12 @@ impl Worker {
         }
     }
 
-    /// Fails the request whose chunk was not taken in time. It may be done here already; then the next stage waits in
-    /// vain for the chunk, and the orchestrator must hear of it all the same.
+    /// Fails the request whose chunk was not taken in time.
     fn give_up(&mut self, full: EdgeError) {
         let error = StageError::Protocol(full.to_string());
         let EdgeError::Full(_, chunk) = full else { return };
-        self.outbox.retain(|outgoing| outgoing.chunk.request != chunk.request);
         self.stage.remove(chunk.request);
-        if self.jobs.contains_key(&chunk.request) {
-            self.let_go(chunk.request, StageOutcome::Failed(error));
-        } else {
-            let outcome = StageOutcome::Failed(error);
-            self.reports.done.do_send(StageDone { request: chunk.request, replica: self.key, outcome });
-        }
+        self.let_go(chunk.request, StageOutcome::Failed(error));
     }
 
     /// Drops all that is held of a request and reports it.
@@ -406,9 +412,7 @@ impl Worker {
         if self.jobs.remove(&id).is_none() {
             return;
         }
-        if !matches!(outcome, StageOutcome::Finished(_)) {
-            self.outbox.retain(|outgoing| outgoing.chunk.request != id);
-        }
+        self.outbox.retain(|outgoing| outgoing.chunk.request != id);
         self.shared.jobs.fetch_sub(1, Ordering::Release);
         self.reporter.changed();
         self.reports.done.do_send(StageDone { request: id, replica: self.key, outcome });
