@@ -230,3 +230,20 @@ fn a_removed_request_leaves_nothing_behind() {
     stage.remove(RequestId(99));
     run(&mut stage);
 }
+
+#[test]
+fn sampling_parameters_out_of_range_are_refused_by_name() {
+    let mut stage = stage(4, 64);
+    for (name, sampling) in [
+        ("temperature", SamplingParams { temperature: f32::NAN, ..sampled() }),
+        ("max_tokens", SamplingParams { max_tokens: 0, ..sampled() }),
+        ("logit_bias", SamplingParams { logit_bias: [(VOCABULARY as u32, 1.0)].into(), ..sampled() }),
+    ] {
+        let refused = stage.add(request(1, 4, 1, sampling));
+        assert!(
+            matches!(&refused, Err(StageError::InvalidInput(text)) if text.contains(name)),
+            "{refused:?}"
+        );
+    }
+    assert!(run(&mut stage).is_empty());
+}
