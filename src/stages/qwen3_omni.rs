@@ -59,6 +59,12 @@ pub enum PipelineError {
         /// Where the model lies.
         location: String,
     },
+    /// `--max-model-len` has no room for a prompt and an answer.
+    #[error("--max-model-len {asked} has no room for a prompt and an answer; it must be at least 2")]
+    TooShort {
+        /// What was asked for.
+        asked: usize,
+    },
     /// The KV cache of one sequence does not fit.
     #[error(
         "the KV cache of one sequence of {tokens} tokens takes {needed} MiB, and {available} MiB are to be had; \
@@ -99,6 +105,9 @@ pub fn build<B: Backend>(
     if max_model_len > limit {
         let location = checkpoint.location();
         return Err(PipelineError::TooLong { asked: max_model_len, limit, location });
+    }
+    if max_model_len < 2 {
+        return Err(PipelineError::TooShort { asked: max_model_len });
     }
     let thinker = Thinker::load(backend, &config, store, options.dtype)?;
     let thinker = Arc::new(thinker.into_language_model());
@@ -193,4 +202,32 @@ fn free_memory() -> u64 {
     let kibibytes =
         line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|n| n.trim().parse::<u64>().ok());
     kibibytes.map_or(UNKNOWN, |kibibytes| kibibytes << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::cpu::Cpu;
+
+    fn demo_of_length(max_model_len: usize) -> Result<BuiltPipeline, PipelineError> {
+        let demo = Checkpoint::demo();
+        let store = WeightStore::embedded("model.safetensors", Checkpoint::demo_weights()).unwrap();
+        let tokenizer = Arc::new(Tokenizer::from_files(&demo.tokenizer_files().unwrap()).unwrap());
+        let options = PipelineOptions {
+            dtype: Dtype::Auto,
+            max_model_len: Some(max_model_len),
+            seed: 0,
+            statistics: false,
+        };
+        build(&demo, &store, (&Cpu::new(Some(1)).unwrap(), "cpu"), &tokenizer, &options)
+    }
+
+    #[test]
+    fn a_length_without_room_for_prompt_and_answer_or_beyond_the_models_is_refused() {
+        for asked in [0, 1] {
+            assert!(matches!(demo_of_length(asked), Err(PipelineError::TooShort { .. })), "{asked}");
+        }
+        assert!(matches!(demo_of_length(1 << 20), Err(PipelineError::TooLong { .. })));
+        assert_eq!(demo_of_length(2).unwrap().max_model_len, 2);
+    }
 }
