@@ -11,6 +11,7 @@ use crate::models::LoadError;
 use crate::models::qwen3::LanguageModel;
 use crate::models::qwen3_omni::{OmniConfig, Thinker};
 use crate::stages::llm::{LlmSettings, LlmStage, ModelRunner};
+use crate::stages::sampling_defaults::apply_generation_config;
 use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSpec};
 use crate::tensor::{BLOCK_SIZE, Backend, Dtype, WeightStore};
 use crate::text::Tokenizer;
@@ -125,15 +126,13 @@ pub fn build<B: Backend>(
         seed: options.seed,
         statistics: options.statistics,
     };
-    let max_tokens =
-        if checkpoint.is_demo() { DEMO_MAX_TOKENS } else { SamplingParams::default().max_tokens };
     let stage = StageSpec {
         name: "thinker".to_owned(),
         output: Some(Modality::Text),
         replicas: 1,
         device: device.to_owned(),
         max_model_len: Some(max_model_len),
-        sampling: SamplingParams { max_tokens, ..SamplingParams::default() },
+        sampling: thinker_sampling(checkpoint)?,
         factory: thinker_factory(thinker, tokenizer.clone(), settings),
     };
     Ok(BuiltPipeline {
@@ -155,6 +154,19 @@ fn thinker_factory<B: Backend>(
         let stage = LlmStage::new(runner, tokenizer.clone(), settings.clone())?;
         Ok(Box::new(stage) as Box<dyn Stage>)
     })
+}
+
+/// How the thinker samples where a request says nothing: built-in values, then what the checkpoint says.
+fn thinker_sampling(checkpoint: &Checkpoint) -> Result<SamplingParams, CheckpointError> {
+    let mut sampling = SamplingParams::default();
+    if checkpoint.is_demo() {
+        sampling.max_tokens = DEMO_MAX_TOKENS;
+    }
+    if let Some(config) = checkpoint.generation_config()? {
+        let path = checkpoint.path_of("generation_config.json");
+        apply_generation_config(&mut sampling, &config, &path)?;
+    }
+    Ok(sampling)
 }
 
 /// Tokens that end an answer: the end of a turn, what the tokenizer calls its end of sequence, and what
