@@ -80,7 +80,7 @@ impl RunningServer {
             return Err(ServerError::StagesDown);
         }
         let listen = http::ServerOptions {
-            host: args.host.to_string(),
+            host: args.host.clone(),
             port: args.port,
             workers: usize::from(args.api_server_count),
             shutdown_timeout: DRAIN_PATIENCE,
