@@ -17,6 +17,7 @@ use crate::actors::messages::{
     ExitCause, Job, RequestEvent, StageDone, StageOutcome, StageStarted, Unavailable, WorkerExited,
     WorkerReady,
 };
+use crate::engine::FinishReason;
 use crate::ids::{ReplicaKey, RequestId, StageId};
 use crate::metrics::{ReplicaReporter, StatsPort, StatsSender, TransferSample};
 use crate::stages::{
@@ -82,11 +83,16 @@ struct Held {
     next_sequence: u32,
     /// Number of the next chunk from the stage before.
     expected_sequence: u32,
+    /// How the stage ended it. It is held until the next stage has taken its last chunk: were it reported as done
+    /// before, nobody would learn that the chunk was lost with this replica.
+    finished: Option<FinishReason>,
 }
 
 /// A chunk that the next stage has not taken yet.
 struct Outgoing {
     request: RequestId,
+    /// No further chunk of the request follows.
+    last: bool,
     edge: EdgeSender,
     parcel: Parcel,
     since: Instant,
@@ -293,7 +299,7 @@ impl Worker {
         let id = job.request.id;
         self.reporter.changed();
         let request = job.request.clone();
-        self.jobs.insert(id, Held { job, next_sequence: 0, expected_sequence: 0 });
+        self.jobs.insert(id, Held { job, next_sequence: 0, expected_sequence: 0, finished: None });
         if request.cancelled.is_cancelled() {
             self.let_go(id, StageOutcome::Removed);
         } else if let Err(error) = self.stage.add(request) {
@@ -384,9 +390,12 @@ impl Worker {
                 }
             }
             StageEvent::Next(payload) => self.send_on(id, payload, false),
-            StageEvent::Finished(reason) => {
-                self.send_on(id, Payload::End, true);
+            StageEvent::Finished(reason) if held.job.next.is_none() => {
                 self.let_go(id, StageOutcome::Finished(reason));
+            }
+            StageEvent::Finished(reason) => {
+                held.finished = Some(reason);
+                self.send_on(id, Payload::End, true);
             }
             StageEvent::Failed(error) => self.let_go(id, StageOutcome::Failed(error)),
         }
@@ -400,7 +409,7 @@ impl Worker {
         held.next_sequence += 1;
         match edge.pack(self.key.stage, chunk) {
             Ok(parcel) => {
-                self.outbox.push_back(Outgoing { request: id, edge, parcel, since: Instant::now() });
+                self.outbox.push_back(Outgoing { request: id, last, edge, parcel, since: Instant::now() });
                 self.flush_outbox();
             }
             Err(error) => {
@@ -410,31 +419,27 @@ impl Worker {
         }
     }
 
-    /// Sends chunks in order until the next stage takes no more.
+    /// Sends chunks in order until the next stage takes no more. A finished request is done with its last chunk.
     fn flush_outbox(&mut self) {
-        while let Some(Outgoing { request, edge, parcel, since }) = self.outbox.pop_front() {
+        while let Some(Outgoing { request, last, edge, parcel, since }) = self.outbox.pop_front() {
             match edge.send(parcel) {
                 // If the next replica is gone, the orchestrator fails the request.
-                Ok(()) | Err(EdgeError::Closed) => {}
+                Ok(()) | Err(EdgeError::Closed) => {
+                    let finished = self.jobs.get(&request).and_then(|held| held.finished).filter(|_| last);
+                    if let Some(reason) = finished {
+                        self.let_go(request, StageOutcome::Finished(reason));
+                    }
+                }
                 Err(EdgeError::Full(parcel)) if since.elapsed() < CHUNK_DEADLINE => {
-                    self.outbox.push_front(Outgoing { request, edge, parcel: *parcel, since });
+                    self.outbox.push_front(Outgoing { request, last, edge, parcel: *parcel, since });
                     return;
                 }
-                Err(full @ EdgeError::Full(_)) => self.give_up(request, &full),
+                // The next stage has not taken the chunk in time.
+                Err(full @ EdgeError::Full(_)) => {
+                    self.stage.remove(request);
+                    self.let_go(request, StageOutcome::Failed(StageError::Protocol(full.to_string())));
+                }
             }
-        }
-    }
-
-    /// Fails the request whose chunk was not taken in time. It may be done here already; then the next stage waits in
-    /// vain for the chunk, and the orchestrator must hear of it all the same.
-    fn give_up(&mut self, request: RequestId, cause: &EdgeError) {
-        let outcome = StageOutcome::Failed(StageError::Protocol(cause.to_string()));
-        self.outbox.retain(|outgoing| outgoing.request != request);
-        self.stage.remove(request);
-        if self.jobs.contains_key(&request) {
-            self.let_go(request, outcome);
-        } else {
-            self.reports.done.do_send(StageDone { request, replica: self.key, outcome });
         }
     }
 
@@ -443,9 +448,7 @@ impl Worker {
         if self.jobs.remove(&id).is_none() {
             return;
         }
-        if !matches!(outcome, StageOutcome::Finished(_)) {
-            self.outbox.retain(|outgoing| outgoing.request != id);
-        }
+        self.outbox.retain(|outgoing| outgoing.request != id);
         self.shared.jobs.fetch_sub(1, Ordering::Release);
         self.reporter.changed();
         self.reports.done.do_send(StageDone { request: id, replica: self.key, outcome });

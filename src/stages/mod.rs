@@ -13,6 +13,7 @@ pub mod output;
 pub mod pipeline;
 pub mod qwen3_omni;
 pub mod request;
+pub mod sampling_defaults;
 pub mod stage;
 pub mod talker;
 

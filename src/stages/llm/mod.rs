@@ -231,6 +231,10 @@ impl<M: StepModel> Stage for LlmStage<M> {
             return Err(StageError::Protocol("a language model takes its input as a prompt".into()));
         };
         self.check(prompt)?;
+        request
+            .sampling
+            .validate(self.model.vocabulary_size())
+            .map_err(|error| StageError::InvalidInput(error.to_string()))?;
         let room = self.settings.max_model_len - prompt.token_ids.len();
         let params = Arc::new(request.sampling.clone());
         let mut sequences = Vec::new();
@@ -314,3 +318,6 @@ fn seed_of(server: u64, request: RequestId) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,6 +79,12 @@ pub enum PipelineError {
         /// Where the model lies.
         location: String,
     },
+    /// `--max-model-len` has no room for a prompt and an answer.
+    #[error("--max-model-len {asked} has no room for a prompt and an answer; it must be at least 2")]
+    TooShort {
+        /// What was asked for.
+        asked: usize,
+    },
     /// The KV cache of one sequence does not fit.
     #[error(transparent)]
     Cache(#[from] CacheTooLarge),
@@ -130,6 +136,9 @@ impl<B: Backend + InputRows + Convolution> Builder<'_, B> {
         if max_model_len > limit {
             let location = self.checkpoint.location();
             return Err(PipelineError::TooLong { asked: max_model_len, limit, location });
+        }
+        if max_model_len < 2 {
+            return Err(PipelineError::TooShort { asked: max_model_len });
         }
         let thinker = Thinker::load(self.backend, &self.config, self.store, self.options.dtype)?;
         let thinker = Arc::new(thinker.into_language_model());
@@ -197,7 +206,7 @@ impl<B: Backend + InputRows + Convolution> Builder<'_, B> {
                 budget,
             )?,
             max_model_len,
-            seed: defaults::TALKER_SEED,
+            seed: self.options.seed,
             statistics: self.options.statistics,
         };
         let models = Arc::new(TalkerModels {
@@ -242,5 +251,35 @@ impl<B: Backend + InputRows + Convolution> Builder<'_, B> {
     /// Bytes that the KV cache of each replica of a stage may take.
     fn cache_budget(&self, share: f64) -> u64 {
         (free_memory() as f64 * share / f64::from(self.options.replicas)) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::cpu::Cpu;
+
+    fn demo_of_length(max_model_len: usize) -> Result<BuiltPipeline, PipelineError> {
+        let demo = Checkpoint::demo();
+        let store = WeightStore::embedded("model.safetensors", Checkpoint::demo_weights()).unwrap();
+        let tokenizer = Arc::new(Tokenizer::from_files(&demo.tokenizer_files().unwrap()).unwrap());
+        let options = PipelineOptions {
+            dtype: Dtype::Auto,
+            max_model_len: Some(max_model_len),
+            seed: 0,
+            statistics: false,
+            replicas: 1,
+            connector: Connector::InProcess,
+        };
+        build(&demo, &store, (&Cpu::new(Some(1)).unwrap(), "cpu"), &tokenizer, &options)
+    }
+
+    #[test]
+    fn a_length_without_room_for_prompt_and_answer_or_beyond_the_models_is_refused() {
+        for asked in [0, 1] {
+            assert!(matches!(demo_of_length(asked), Err(PipelineError::TooShort { .. })), "{asked}");
+        }
+        assert!(matches!(demo_of_length(1 << 20), Err(PipelineError::TooLong { .. })));
+        assert_eq!(demo_of_length(2).unwrap().max_model_len, 2);
     }
 }
