@@ -8,10 +8,11 @@ use omni_actors::models::qwen3_omni::code2wav::{
 use omni_actors::models::qwen3_omni::{Code2Wav, CodecWindow, OmniConfig};
 use omni_actors::tensor::{Convolution, Dtype, InputRows, WeightStore};
 
-use super::comparison::{Bound, Comparison, Golden, HIDDEN, WAVE};
+use super::golden::Golden;
+use super::{Bound, Comparison, HIDDEN, WAVE};
 
 /// The vocoder of a set with memory for `max_frames` frames; none where the set has no vocoder.
-pub fn load<B: Convolution + InputRows>(
+pub(crate) fn load<B: Convolution + InputRows>(
     backend: &B,
     set: &Path,
     max_frames: usize,
@@ -25,7 +26,7 @@ pub fn load<B: Convolution + InputRows>(
 }
 
 /// The kept samples of one window.
-pub fn decode<B: Convolution + InputRows>(
+pub(crate) fn decode<B: Convolution + InputRows>(
     (vocoder, space): &mut (Code2Wav<B>, Code2WavWorkspace<B>),
     codes: &[u32],
     keep_from: usize,
@@ -35,7 +36,7 @@ pub fn decode<B: Convolution + InputRows>(
 }
 
 /// The samples of a stream cut by a schedule.
-pub fn stream<B: Convolution + InputRows>(
+pub(crate) fn stream<B: Convolution + InputRows>(
     model: &mut (Code2Wav<B>, Code2WavWorkspace<B>),
     codes: &[u32],
     schedule: StreamingSchedule,
@@ -52,17 +53,17 @@ pub fn stream<B: Convolution + InputRows>(
     (samples, lengths)
 }
 
-/// All comparisons of the case; empty where the set does not have it.
-pub fn compare<B: Convolution + InputRows>(backend: &B, name: &str, set: &Path) -> Vec<Comparison> {
+/// All comparisons of the case; empty where the checkpoint has no vocoder.
+pub(crate) fn compare<B: Convolution + InputRows>(backend: &B, set: &Path) -> Vec<Comparison> {
     const CASE: &str = "code2wav";
-    let Some(golden) = Golden::open(set, CASE) else { return Vec::new() };
+    let golden = Golden::read(set, CASE).expect("a golden file");
     let frames = golden.shape("codes")[1];
     let Some(mut model) = load(backend, set, frames) else { return Vec::new() };
     let codes: Vec<u32> = golden.transposed("codes").into_iter().map(|code| code as u32).collect();
     let quantizers = model.0.config().num_quantizers;
     let mut found = Vec::new();
     let mut compare = |tensor: &str, ours: &[f32], golden: &[f32], bound: Bound| {
-        found.push(Comparison::new(set, CASE, &format!("{tensor}[{name}]"), ours, golden, bound));
+        found.push(Comparison::numbers(CASE, tensor, ours, golden, bound));
     };
 
     let mut seen = Vec::new();
@@ -71,8 +72,8 @@ pub fn compare<B: Convolution + InputRows>(backend: &B, name: &str, set: &Path) 
     model.0.forward(&whole, &mut model.1, Some(&mut observer)).expect("a forward pass");
     for (point, ours) in &seen {
         let (tensor, expected) = match point {
-            Code2WavPoint::Embeddings => ("embed_mean", golden.floats("embed_mean")),
-            Code2WavPoint::PreTransformer => ("pre_transformer_out", golden.floats("pre_transformer_out")),
+            Code2WavPoint::Embeddings => ("embed_mean", golden.numbers("embed_mean")),
+            Code2WavPoint::PreTransformer => ("pre_transformer_out", golden.numbers("pre_transformer_out")),
             Code2WavPoint::Upsampled => ("upsample_out", golden.transposed("upsample_out")),
             Code2WavPoint::Decoder(0) => ("decoder0_out", golden.transposed("decoder0_out")),
             Code2WavPoint::Decoder(1) => ("decoder1_out", golden.transposed("decoder1_out")),
@@ -81,9 +82,9 @@ pub fn compare<B: Convolution + InputRows>(backend: &B, name: &str, set: &Path) 
         compare(tensor, ours, &expected, HIDDEN);
     }
     let whole = model.1.samples().expect("samples")[0].to_vec();
-    compare("wav_whole", &whole, &golden.floats("wav_whole"), WAVE);
+    compare("wav_whole", &whole, &golden.numbers("wav_whole"), WAVE);
 
-    for tensor in golden.names() {
+    for tensor in golden.names().expect("names") {
         let numbers = |prefixes: &[&str]| numbers_in(&tensor, prefixes);
         if let Some([chunk, context]) = numbers(&["wav_chunked_", "_"]).as_deref() {
             let mut samples = Vec::new();
@@ -94,7 +95,7 @@ pub fn compare<B: Convolution + InputRows>(backend: &B, name: &str, set: &Path) 
                 let keep_from = context * model.0.config().samples_per_frame();
                 samples.extend(decode(&mut model, own, keep_from));
             }
-            compare(&tensor, &samples, &golden.floats(&tensor), WAVE);
+            compare(&tensor, &samples, &golden.numbers(&tensor), WAVE);
         }
         if let Some([initial, chunk, context]) = numbers(&["wav_stream_i", "_c", "_l"]).as_deref() {
             let schedule = StreamingSchedule {
@@ -103,10 +104,10 @@ pub fn compare<B: Convolution + InputRows>(backend: &B, name: &str, set: &Path) 
                 left_context_frames: *context,
             };
             let (samples, lengths) = stream(&mut model, &codes, schedule);
-            compare(&tensor, &samples, &golden.floats(&tensor), WAVE);
+            compare(&tensor, &samples, &golden.numbers(&tensor), WAVE);
             let tensor = format!("{}_lens", tensor.trim_start_matches("wav_"));
             let lengths: Vec<f32> = lengths.iter().map(|length| *length as f32).collect();
-            compare(&tensor, &lengths, &golden.floats(&tensor), Bound::Exact);
+            compare(&tensor, &lengths, &golden.numbers(&tensor), Bound::Exact);
         }
     }
     found

@@ -14,10 +14,12 @@ use omni_actors::tensor::{
 use serde_json::Value;
 
 use super::code2wav;
-use super::comparison::{Bound, Comparison, Golden, HIDDEN, LOGITS, WAVE};
+use super::golden::Golden;
+use super::{Bound, Comparison, HIDDEN, LOGITS, WAVE};
 
 /// The cases that need no media.
-pub const CASES: [&str; 4] = ["talker_text", "talker_text_rep105", "talker_history", "talker_short_reply"];
+pub(crate) const CASES: [&str; 4] =
+    ["talker_text", "talker_text_rep105", "talker_history", "talker_short_reply"];
 
 /// The talker with its memory and one sequence.
 struct Speaker<B: InputRows> {
@@ -97,14 +99,9 @@ fn greatest(logits: &[f32]) -> u32 {
     (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0) as u32
 }
 
-/// All comparisons of one case; empty where the set does not have it.
-pub fn compare<B: Convolution + InputRows>(
-    backend: &B,
-    name: &str,
-    set: &Path,
-    case: &str,
-) -> Vec<Comparison> {
-    let Some(golden) = Golden::open(set, case) else { return Vec::new() };
+/// All comparisons of one case.
+pub(crate) fn compare<B: Convolution + InputRows>(backend: &B, set: &Path, case: &str) -> Vec<Comparison> {
+    let golden = Golden::read(set, case).expect("a golden file");
     let text = std::fs::read_to_string(set.join("golden/meta.json")).expect("meta.json");
     let meta: Value = serde_json::from_str(&text).expect("JSON");
     let settings = &meta["cases"][case];
@@ -115,7 +112,7 @@ pub fn compare<B: Convolution + InputRows>(
     let config = OmniConfig::read(&set.join("checkpoint")).expect("a configuration");
     let own = config.talker.as_ref().expect("a talker");
     let speaker = own.speakers.iter().find(|(name, _)| *name == voice).expect("the speaker").1;
-    let ids = golden.ids("thinker_sequence");
+    let ids = golden.ids("thinker_sequence").expect("ids");
     let (prompt_ids, reply) = ids.split_at(ids.len() - words);
     let prompt = TalkerPrompt::new(&config, own, speaker, prompt_ids).expect("a prompt");
     let mut text = ReplyText::new(&config, prompt.begun());
@@ -138,18 +135,18 @@ pub fn compare<B: Convolution + InputRows>(
 
     let mut found = Vec::new();
     let mut compare = |tensor: &str, ours: &[f32], golden: &[f32], bound: Bound| {
-        found.push(Comparison::new(set, case, &format!("{tensor}[{name}]"), ours, golden, bound));
+        found.push(Comparison::numbers(case, tensor, ours, golden, bound));
     };
     let steps = golden.shape("layer0_tokens")[0];
     let mut voice = Speaker::load(backend, set, &config, rows.len() + steps);
     let (inputs, mut logits, mut state) = voice.feed(backend, &rows);
-    compare("talker_inputs_embeds", &inputs, &golden.floats("talker_inputs_embeds"), HIDDEN);
+    compare("talker_inputs_embeds", &inputs, &golden.numbers("talker_inputs_embeds"), HIDDEN);
     let positions: Vec<f32> = (0..3).flat_map(|_| (0..rows.len()).map(|row| row as f32)).collect();
-    compare("talker_position_ids", &positions, &golden.floats("talker_position_ids"), Bound::Exact);
-    compare("first_step_logits", &logits, &golden.floats("first_step_logits"), LOGITS);
+    compare("talker_position_ids", &positions, &golden.numbers("talker_position_ids"), Bound::Exact);
+    compare("first_step_logits", &logits, &golden.numbers("first_step_logits"), LOGITS);
     let suppressed: Vec<f32> =
         (0..logits.len() as u32).map(|id| f32::from(u8::from(voice.talker.is_suppressed(id)))).collect();
-    compare("suppress_mask", &suppressed, &golden.floats("suppress_mask"), Bound::Exact);
+    compare("suppress_mask", &suppressed, &golden.numbers("suppress_mask"), Bound::Exact);
 
     let (mut tokens, mut frames): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
     let (mut all_logits, mut all_states) = (Vec::new(), Vec::new());
@@ -171,7 +168,7 @@ pub fn compare<B: Convolution + InputRows>(
         }
         let (codes, seen) = voice.complete(tokens[tokens.len() - 1]);
         if tokens.len() == 1 {
-            let expected = golden.floats("code_predictor_logits_frame0");
+            let expected = golden.numbers("code_predictor_logits_frame0");
             compare("code_predictor_logits_frame0", &seen, &expected, LOGITS);
         }
         let word = text.take().expect("text");
@@ -180,10 +177,10 @@ pub fn compare<B: Convolution + InputRows>(
         (_, logits, state) = voice.feed(backend, &[row]);
     }
     let floats = |ids: &[u32]| ids.iter().map(|id| *id as f32).collect::<Vec<f32>>();
-    compare("step_logits", &all_logits, &golden.floats("step_logits"), LOGITS);
-    compare("step_last_hidden", &all_states, &golden.floats("step_last_hidden"), HIDDEN);
-    compare("layer0_tokens", &floats(&tokens), &golden.floats("layer0_tokens"), Bound::Exact);
-    compare("codes", &floats(&frames), &golden.floats("codes"), Bound::Exact);
+    compare("step_logits", &all_logits, &golden.numbers("step_logits"), LOGITS);
+    compare("step_last_hidden", &all_states, &golden.numbers("step_last_hidden"), HIDDEN);
+    compare("layer0_tokens", &floats(&tokens), &golden.numbers("layer0_tokens"), Bound::Exact);
+    compare("codes", &floats(&frames), &golden.numbers("codes"), Bound::Exact);
 
     // The text rows, seen as input rows without a codec side. They are fed last: they leave the cache changed.
     let mut trailing = ReplyText::new(&config, prompt.begun());
@@ -198,13 +195,13 @@ pub fn compare<B: Convolution + InputRows>(
     let pad = text_rows.split_off(words);
     voice.fed = 0;
     let (rows, ..) = voice.feed(backend, &text_rows);
-    compare("trailing_text_hidden", &rows, &golden.floats("trailing_text_hidden"), HIDDEN);
+    compare("trailing_text_hidden", &rows, &golden.numbers("trailing_text_hidden"), HIDDEN);
     let (row, ..) = voice.feed(backend, &pad);
-    compare("tts_pad_embed", &row, &golden.floats("tts_pad_embed"), HIDDEN);
+    compare("tts_pad_embed", &row, &golden.numbers("tts_pad_embed"), HIDDEN);
 
     let count = frames.len() / own.num_code_groups;
     let mut vocoder = code2wav::load(backend, set, count).expect("a vocoder");
     let wave = code2wav::decode(&mut vocoder, &frames, 0);
-    compare("wav_hf_chunked", &wave, &golden.floats("wav_hf_chunked"), WAVE);
+    compare("wav_hf_chunked", &wave, &golden.numbers("wav_hf_chunked"), WAVE);
     found
 }
