@@ -21,8 +21,6 @@ use omni_actors::tensor::cpu::{Cpu, Isa};
 
 /// Thinker cases of Qwen3-Omni sets that are compared.
 const THINKER: [&str; 2] = ["thinker_text", "thinker_text_system_history"];
-/// Talker cases of Qwen3-Omni sets that are compared.
-const TALKER: [&str; 4] = ["talker_text", "talker_text_rep105", "talker_history", "talker_short_reply"];
 /// Tokens per chunk where a prompt is computed in chunks.
 const CHUNK: usize = 5;
 /// More than any golden prompt has: it is computed whole.
