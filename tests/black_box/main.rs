@@ -7,7 +7,10 @@
 mod client;
 mod client_requests;
 mod demo;
+mod disconnects;
 #[path = "../compare/sets.rs"]
 mod golden_sets;
 mod goldens_over_http;
+mod metrics_page;
+mod page;
 mod server;
