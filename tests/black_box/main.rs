@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says so when it fails")]
 
+mod checkpoint_copy;
 mod client;
 mod client_requests;
 mod demo;
@@ -14,3 +15,5 @@ mod goldens_over_http;
 mod metrics_page;
 mod page;
 mod server;
+mod shutdown;
+mod startup;
