@@ -219,4 +219,6 @@ pub struct StageDescription {
     pub replicas: u16,
     /// Set for stages that are engines: the longest sequence they take, which bounds token histograms.
     pub max_model_len: Option<u64>,
+    /// Whether clients get audio from it.
+    pub makes_audio: bool,
 }

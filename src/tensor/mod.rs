@@ -6,11 +6,17 @@
 
 pub mod backend;
 pub mod batch;
+pub mod convolution;
 pub mod cpu;
 pub mod error;
+pub mod input_rows;
 pub mod weights;
+pub mod windows;
 
 pub use backend::{AttentionShape, Backend, ExpertInput, KvShape, RotarySpec, RouteSpec};
 pub use batch::{BLOCK_SIZE, BatchLimits, SequenceSpan, StepBatch};
+pub use convolution::{Convolution, KernelShape};
 pub use error::DeviceError;
+pub use input_rows::InputRows;
 pub use weights::{Dtype, Weight, WeightError, WeightStore};
+pub use windows::{WindowRows, Windows};

@@ -3,9 +3,11 @@
 use std::error::Error;
 use std::fmt;
 
+pub(crate) mod code2wav;
 pub(crate) mod golden;
 pub(crate) mod sampling;
 pub(crate) mod sets;
+pub(crate) mod talker;
 pub(crate) mod text;
 pub(crate) mod thinker;
 
@@ -41,6 +43,13 @@ pub(crate) enum Bound {
     /// A bound on the relative L2 distance.
     RelL2(f64),
 }
+
+/// Bound on logits.
+pub(crate) const LOGITS: Bound = Bound::MaxAbs(1e-3);
+/// Bound on hidden states and embeddings.
+pub(crate) const HIDDEN: Bound = Bound::RelL2(1e-4);
+/// Bound on waveforms.
+pub(crate) const WAVE: Bound = Bound::MaxAbs(1e-4);
 
 impl Comparison {
     /// Compares values that must be equal.

@@ -15,7 +15,12 @@ use crate::stages::{Modality, StageError};
 const KEY: ReplicaKey = ReplicaKey { stage: StageId(0), replica: ReplicaId(0), epoch: Epoch(0) };
 
 fn settings(log_stats: bool) -> MetricsSettings {
-    let stages = vec![StageDescription { stage: StageId(0), replicas: 1, max_model_len: Some(64) }];
+    let stages = vec![StageDescription {
+        stage: StageId(0),
+        replicas: 1,
+        max_model_len: Some(64),
+        makes_audio: false,
+    }];
     MetricsSettings { model_name: "m".to_owned(), omni_prefix: OmniPrefix::default(), log_stats, stages }
 }
 

@@ -37,7 +37,14 @@ impl<B: Backend> LanguageModel<B> {
         store: &WeightStore,
         dtype: Dtype,
     ) -> Result<Self, LoadError> {
-        let loader = Loader { backend, store, dtype };
+        backend.scope(|| Self::load_in_scope(&Loader { backend, store, dtype }, names, config))
+    }
+
+    fn load_in_scope(
+        loader: &Loader<'_, B>,
+        names: Names<'_>,
+        config: DecoderConfig,
+    ) -> Result<Self, LoadError> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = loader.matrix(&[(&format!("{}.embed_tokens.weight", names.model), vocab)], hidden)?;
         let head = if config.tied_embeddings {
@@ -45,13 +52,18 @@ impl<B: Backend> LanguageModel<B> {
         } else {
             loader.matrix(&[(&format!("{}.weight", names.head), vocab)], hidden)?
         };
-        let decoder = Decoder::load(&loader, names.model, config)?;
-        Ok(Self { backend: backend.clone(), embedding, decoder, head })
+        let decoder = Decoder::load(loader, names.model, config)?;
+        Ok(Self { backend: loader.backend.clone(), embedding, decoder, head })
     }
 
     /// Its dimensions.
     pub fn config(&self) -> &DecoderConfig {
         self.decoder.config()
+    }
+
+    /// The embedding table, `[vocab, hidden]`; clones share its memory.
+    pub fn embedding(&self) -> &B::Matrix {
+        &self.embedding
     }
 
     /// A KV cache of `blocks` blocks of [`BLOCK_SIZE`](crate::tensor::BLOCK_SIZE) tokens.

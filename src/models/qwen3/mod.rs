@@ -7,13 +7,18 @@
 mod attention;
 pub mod config;
 mod decoder;
+mod embedded;
 mod feed_forward;
 mod language_model;
 pub mod taps;
+#[cfg(test)]
+mod tests;
 mod workspace;
 
 pub use config::{DecoderConfig, FeedForwardConfig, TextConfig};
 pub use decoder::Decoder;
+pub use embedded::EmbeddedDecoder;
 pub use language_model::{LanguageModel, Names};
 pub use taps::{TapPoint, Taps};
+pub(crate) use workspace::Loader;
 pub use workspace::Workspace;

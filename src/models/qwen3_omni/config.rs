@@ -84,6 +84,8 @@ pub struct ThinkerTokens {
 pub struct TalkerConfig {
     /// Its decoder.
     pub decoder: DecoderConfig,
+    /// The longest sequence that it was made for.
+    pub max_position_embeddings: usize,
     /// Width of the two projections from the thinker: `text_config.intermediate_size`.
     pub projection_size: usize,
     /// Width of the thinker's hidden states.
@@ -248,6 +250,7 @@ impl Document<'_> {
             .collect::<Result<Vec<_>, _>>()?;
         Ok(TalkerConfig {
             decoder: text.decoder(self.file, TEXT)?,
+            max_position_embeddings: text.max_position_embeddings,
             projection_size: text.intermediate_size,
             thinker_hidden_size: fields.thinker_hidden_size,
             accept_hidden_layer: fields.accept_hidden_layer,

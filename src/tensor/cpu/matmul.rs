@@ -17,6 +17,8 @@ use crate::tensor::weights::{Element, Elements};
 
 /// Columns of a tile: outputs that share the loads of a row.
 const TILE_COLUMNS: usize = 4;
+/// Columns of a tile where there is a single row.
+const WIDE_COLUMNS: usize = 8;
 /// From this many rows on, a block of the weight is widened and packed before use.
 const PACK_ROWS: usize = 16;
 /// Values of a packed block, which should stay in the second-level cache.
@@ -170,7 +172,7 @@ unsafe impl Send for Output {}
 unsafe impl Sync for Output {}
 
 /// An element type that vectors can be loaded from.
-trait Lanes: Element {
+pub(super) trait Lanes: Element {
     /// Reads `S::LANES` elements.
     unsafe fn load<S: Simd>(from: *const Self) -> S::Vector;
     /// Reads `count < S::LANES` elements; the other lanes are 0.
@@ -287,18 +289,18 @@ unsafe fn accumulate<S: Simd, C: Columns, const M: usize, const N: usize>(
             for (n, weight) in weights.iter_mut().enumerate() {
                 *weight = columns.load::<S>(n, step);
             }
-            for m in 0..M {
-                let value = S::load(x[m].add(step * S::LANES));
-                for n in 0..N {
-                    sums[m][n] = S::mul_add(value, weights[n], sums[m][n]);
+            for (x, sums) in x.iter().zip(sums.iter_mut()) {
+                let value = S::load(x.add(step * S::LANES));
+                for (sum, weight) in sums.iter_mut().zip(weights) {
+                    *sum = S::mul_add(value, weight, *sum);
                 }
             }
         }
         if rest > 0 {
-            for m in 0..M {
-                let value = S::load_part(x[m].add(steps * S::LANES), rest);
-                for n in 0..N {
-                    sums[m][n] = S::mul_add(value, columns.load_part::<S>(n, steps, rest), sums[m][n]);
+            for (x, sums) in x.iter().zip(sums.iter_mut()) {
+                let value = S::load_part(x.add(steps * S::LANES), rest);
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::mul_add(value, columns.load_part::<S>(n, steps, rest), *sum);
                 }
             }
         }
@@ -352,6 +354,15 @@ impl<E: Lanes> Kernel for Block<'_, E> {
         unsafe {
             if self.rows.len() >= PACK_ROWS {
                 self.run_packed::<S>(whole / TILE_COLUMNS);
+            } else if self.rows.len() == 1 {
+                // A single row leaves registers free: more columns at once keep more reads in flight.
+                let wide = whole / WIDE_COLUMNS * WIDE_COLUMNS;
+                for column in (0..wide).step_by(WIDE_COLUMNS) {
+                    self.run_single::<S, WIDE_COLUMNS>(column);
+                }
+                for column in (wide..whole).step_by(TILE_COLUMNS) {
+                    self.run_single::<S, TILE_COLUMNS>(column);
+                }
             } else {
                 for column in (0..whole).step_by(TILE_COLUMNS) {
                     self.run_stored::<S, TILE_COLUMNS>(column);
@@ -393,6 +404,19 @@ impl<E: Lanes> Block<'_, E> {
                 // SAFETY: the caller of `multiply` has checked that the output holds every row.
                 unsafe { *self.out.start.add(place + n) = S::sum(*sum) };
             }
+        }
+    }
+
+    /// `N` columns as stored, for the only row.
+    #[inline(always)]
+    unsafe fn run_single<S: Simd, const N: usize>(&self, column: usize) {
+        let (steps, rest) = (self.inner / S::LANES, self.inner % S::LANES);
+        // SAFETY: the row exists, and `column + N` columns do.
+        unsafe {
+            let columns = Stored { start: self.weight.as_ptr().add(column * self.inner), stride: self.inner };
+            let mut sums = [[S::splat(0.0); N]; 1];
+            accumulate::<S, _, 1, N>(self.inputs::<1>(0), columns, steps, rest, &mut sums);
+            self.finish::<S, 1, N>(0, column, &sums);
         }
     }
 
