@@ -16,4 +16,5 @@ mod metrics_page;
 mod page;
 mod server;
 mod shutdown;
+mod speech;
 mod startup;
