@@ -231,7 +231,7 @@ mod tests {
             seed: 0,
             statistics: false,
         };
-        build(&demo, &store, (&Cpu::new(Some(1)).unwrap(), "cpu"), &tokenizer, &options)
+        build(&demo, &store, (&Cpu::new(None).unwrap(), "cpu"), &tokenizer, &options)
     }
 
     #[test]
