@@ -14,7 +14,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::actors::messages::{
     Abort, AbortAll, AbortCause, Begin, Drain, GetHealth, GetHeld, Health, Held, Job, OmniRequest, Rejection,
     RemoveCancelled, ReplicaDown, ReplicaUp, RequestError, RequestEvent, RequestSink, StageDone,
-    StageOutcome, StageStarted, Submit,
+    StageOutcome, StageStarted, Submit, Unavailable,
 };
 use crate::actors::pool::{LiveReplica, Pool};
 use crate::engine::FinishReason;
@@ -175,7 +175,7 @@ impl Orchestrator {
     /// A bound replica did not take the request.
     fn replica_unavailable(&mut self, id: RequestId, stage: StageId) {
         let error = RequestError {
-            reason: "replica_unavailable",
+            reason: Unavailable.reason(),
             stage,
             message: "the replica that the request was bound to takes no requests".into(),
             client_fault: false,

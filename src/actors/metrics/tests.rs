@@ -2,7 +2,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::*;
-use crate::actors::messages::{AbortCause, Rejection};
+use crate::actors::messages::{AbortCause, ExitCause, Rejection, Unavailable};
 use crate::engine::FinishReason;
 use crate::ids::{Epoch, RequestId};
 use crate::metrics::definitions::labels;
@@ -134,7 +134,9 @@ fn the_reasons_known_to_the_definitions_are_those_of_the_errors() {
         Rejection::UnsupportedModality(Modality::Audio),
     ];
     assert_eq!(labels::REJECTED_REASON.known, rejections.map(|rejection| rejection.reason()));
-    let aborts = [AbortCause::ClientDisconnect, AbortCause::Timeout, AbortCause::Shutdown];
+    let aborts =
+        [AbortCause::ClientDisconnect, AbortCause::Timeout, AbortCause::Shutdown, AbortCause::SiblingFailed];
+    let exits = [ExitCause::Panicked(String::new()), ExitCause::Stopped];
     let failures = [
         StageError::InvalidInput,
         StageError::OutOfCapacity,
@@ -142,7 +144,8 @@ fn the_reasons_known_to_the_definitions_are_those_of_the_errors() {
         StageError::Device,
         StageError::Failed,
     ];
-    let aborts = aborts.map(AbortCause::reason).into_iter();
-    let words: Vec<_> = aborts.chain(failures.map(|failure| failure(String::new()).reason())).collect();
+    let replicas = exits.map(|cause| cause.reason()).into_iter().chain([Unavailable.reason()]);
+    let failures = failures.map(|failure| failure(String::new()).reason());
+    let words: Vec<_> = aborts.map(AbortCause::reason).into_iter().chain(replicas).chain(failures).collect();
     assert_eq!(labels::FAILED_REASON.known, words);
 }

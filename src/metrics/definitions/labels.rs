@@ -41,13 +41,17 @@ pub const REJECTED_REASON: Label = Label {
     known: &["overloaded", "stage_unavailable", "shutting_down", "unsupported_modality"],
 };
 
-/// Why a request was aborted or failed; the word in the body of the HTTP error.
+/// Why a request was aborted or failed.
 pub const FAILED_REASON: Label = Label {
     name: "reason",
     known: &[
         "client_disconnect",
         "timeout",
         "shutting_down",
+        "sibling_failed",
+        "replica_panic",
+        "replica_stopped",
+        "replica_unavailable",
         "invalid_input",
         "out_of_capacity",
         "stage_protocol",
