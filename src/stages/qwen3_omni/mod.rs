@@ -271,7 +271,7 @@ mod tests {
             replicas: 1,
             connector: Connector::InProcess,
         };
-        build(&demo, &store, (&Cpu::new(Some(1)).unwrap(), "cpu"), &tokenizer, &options)
+        build(&demo, &store, (&Cpu::new(None).unwrap(), "cpu"), &tokenizer, &options)
     }
 
     #[test]
