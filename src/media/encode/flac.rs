@@ -27,7 +27,7 @@ pub(super) fn encode(samples: &[f32], layout: SampleLayout) -> Result<Vec<u8>, E
     let integers: Vec<i32> = samples.iter().map(|sample| i32::from(quantise(*sample))).collect();
     let source = MemSource::from_samples(&integers, channels.into(), BITS, sample_rate as usize);
     let config = config::Encoder::default().into_verified().map_err(|(_, error)| failure(error))?;
-    let stream =
+    let mut stream =
         flacenc::encode_with_fixed_block_size(&config, source, config.block_size).map_err(failure)?;
     // The block sizes in the head leave the last block out, which may be shorter; readers refuse them below 16.
     stream.stream_info_mut().set_block_sizes(config.block_size, config.block_size).map_err(failure)?;

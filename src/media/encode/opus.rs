@@ -3,7 +3,7 @@
 use ogg::writing::{PacketWriteEndInfo, PacketWriter};
 use opus_rs::{Application, OpusEncoder};
 
-use super::{AudioFormat, EncodeError};
+use super::{AudioFormat, EncodeError, quantise};
 use crate::media::SampleLayout;
 
 /// Rates that the codec works at; players always give 48 000.
@@ -52,11 +52,11 @@ pub(super) fn encode(samples: &[f32], layout: SampleLayout) -> Result<Vec<u8>, E
     let mut input = Vec::with_capacity(packet_samples);
     while position < end {
         input.clear();
-        input.extend(pieces.next().unwrap_or_default().iter().map(|sample| sample.clamp(-1.0, 1.0)));
-        input.resize(packet_samples, 0.0);
+        input.extend(pieces.next().unwrap_or_default().iter().map(|sample| quantise(*sample)));
+        input.resize(packet_samples, 0);
         let mut packet = vec![0; MAX_PACKET];
         let length = encoder
-            .encode(&input, packet_frames, &mut packet)
+            .encode_i16(&input, packet_frames, &mut packet)
             .map_err(|message| failure(message.to_owned()))?;
         packet.truncate(length);
         position += packet_ticks;
@@ -106,7 +106,7 @@ mod tests {
     fn chirp(frames: usize) -> Vec<f32> {
         let at = |index: usize| index as f32 / RATE as f32;
         (0..frames)
-            .map(|index| (2.0 * 3.1416 * (300.0 + 400.0 * at(index)) * at(index)).sin() * 0.5)
+            .map(|index| (std::f32::consts::TAU * (300.0 + 400.0 * at(index)) * at(index)).sin() * 0.5)
             .collect()
     }
 
