@@ -6,6 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::logging::{self, LogFormat, LogLevel};
+use crate::http::AudioDelta;
 use crate::server;
 
 /// What `serve` can be told.
@@ -51,6 +52,9 @@ pub struct ServeArgs {
     #[arg(long, num_args = 1.., env = "OMNI_API_KEY", hide_env_values = true, value_name = "KEY")]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub api_key: Vec<String>,
+    /// Where streamed speech stands in a chunk of a chat answer.
+    #[arg(long, value_enum, default_value = "content", value_name = "PLACE")]
+    pub audio_delta: AudioDeltaArg,
     /// Threads for model arithmetic; by default one per core.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N")]
     pub cpu_threads: Option<u16>,
@@ -98,6 +102,24 @@ pub enum LoadFormat {
     Safetensors,
     /// Seeded random weights; the directory needs configuration and tokenizer only.
     Dummy,
+}
+
+/// Values of `--audio-delta`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AudioDeltaArg {
+    /// In `delta.content`, with `modality` saying that it is sound.
+    Content,
+    /// In `delta.audio`, as OpenAI does.
+    Openai,
+}
+
+impl From<AudioDeltaArg> for AudioDelta {
+    fn from(argument: AudioDeltaArg) -> Self {
+        match argument {
+            AudioDeltaArg::Content => Self::Content,
+            AudioDeltaArg::Openai => Self::OpenAi,
+        }
+    }
 }
 
 /// Serves until a signal comes.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::actors::messages::{Rejection, RequestError};
+use crate::media::EncodeError;
 
 /// Seconds after which a client that was turned away may try again.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -168,6 +169,9 @@ pub enum ApiError {
         /// The id in the response's `X-Request-Id`.
         request_id: String,
     },
+    /// The speech that was made could not be written in the format that was asked for.
+    #[error("the speech could not be written: {0}")]
+    Encode(EncodeError),
     /// Something failed that should not have.
     #[error("internal error: {0}")]
     Internal(String),
@@ -209,6 +213,7 @@ impl ApiError {
             Self::Timeout { .. } => "timeout",
             Self::Unavailable => "unavailable",
             Self::Lost { .. } => "lost",
+            Self::Encode(error) => error.reason(),
             Self::Internal(_) => "internal_error",
         }
     }
@@ -241,7 +246,9 @@ impl ApiError {
             Self::Failed { error, .. } if error.client_fault => StatusCode::BAD_REQUEST,
             // The hand-over between two stages broke: to the client that is a fault behind the gateway.
             Self::Failed { error, .. } if error.reason == "stage_protocol" => StatusCode::BAD_GATEWAY,
-            Self::Failed { .. } | Self::Lost { .. } | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Failed { .. } | Self::Lost { .. } | Self::Encode(_) | Self::Internal(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }

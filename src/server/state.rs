@@ -33,6 +33,7 @@ pub(super) fn app_state(
 ) -> AppState {
     let stage = |spec: &crate::stages::StageSpec| StageShape {
         name: spec.name.clone(),
+        output: spec.output,
         default_sampling: spec.sampling.clone(),
     };
     AppState {
@@ -58,6 +59,7 @@ pub(super) fn app_state(
         statistics: args.log_stats.then(|| runtime.metrics.clone().recipient()),
         limits: Limits::default(),
         api_keys: ApiKeys::new(args.api_key.clone()),
+        audio_delta: args.audio_delta.into(),
         text: Arc::new(CheckpointText {
             tokenizer: model.tokenizer,
             template: model.template,

@@ -22,7 +22,12 @@ fn samples_of_wav(file: &[u8]) -> Vec<f64> {
     let word = |at: usize| u16::from_le_bytes([file[at], file[at + 1]]);
     assert_eq!((&file[..4], &file[8..12], &file[36..40]), (&b"RIFF"[..], &b"WAVE"[..], &b"data"[..]));
     assert_eq!((word(22), u32::from(word(24)), word(34)), (1, 24_000, 16));
-    file[44..].as_chunks::<2>().0.iter().map(|bytes| f64::from(i16::from_le_bytes(*bytes)) / 32767.0).collect()
+    file[44..]
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|bytes| f64::from(i16::from_le_bytes(*bytes)) / 32767.0)
+        .collect()
 }
 
 fn decoded(data: &Value) -> Vec<f64> {
@@ -46,7 +51,8 @@ fn streamed(server: SocketAddr, request: &Value) -> (Vec<f64>, usize) {
     let events = client::post(server, CHAT, &request).events();
     let packets: Vec<_> = events.iter().filter(|event| event["modality"] == "audio").collect();
     let audio = packets.iter().map(|event| &event["choices"][0]["delta"]["content"]);
-    let with_sound: Vec<_> = audio.filter(|content| content.as_str().is_some_and(|data| !data.is_empty())).collect();
+    let with_sound: Vec<_> =
+        audio.filter(|content| content.as_str().is_some_and(|data| !data.is_empty())).collect();
     (with_sound.iter().flat_map(|content| decoded(content)).collect(), with_sound.len())
 }
 
@@ -66,7 +72,8 @@ impl Golden {
         let file = std::fs::read(set.join(format!("golden/{case}.safetensors"))).expect("a golden file");
         let tensors = safetensors::SafeTensors::deserialize(&file).expect("a safetensors file");
         let wave = tensors.tensor("wav_hf_chunked").expect("a wave").data().to_vec();
-        let wave = wave.as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect();
+        let wave =
+            wave.as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect();
         let codes = tensors.tensor("layer0_tokens").expect("tokens").shape()[0];
         let request = json!({
             "messages": thinker["messages"],
@@ -108,7 +115,9 @@ fn golden_speech_comes_back_with_any_number_of_replicas_on_both_connectors() {
             }
             let checkpoint = set.join("checkpoint");
             let checkpoint = checkpoint.to_str().expect("a path in UTF-8");
-            for (replicas, connector) in [("1", "in-process"), ("2", "serialized"), ("2", "in-process"), ("1", "serialized")] {
+            for (replicas, connector) in
+                [("1", "in-process"), ("2", "serialized"), ("2", "in-process"), ("1", "serialized")]
+            {
                 let options = ["--dtype", "float32", "--num-replicas", replicas, "--connector", connector];
                 let server = ServerProcess::start(&[&[checkpoint][..], &options].concat());
                 let address = server.address;
@@ -154,10 +163,12 @@ fn a_long_reply_is_heard_before_its_last_word_is_written() {
     request["max_tokens"] = json!(1500);
     let events = client::post(server.address, CHAT, &request).events();
     let place = |kind: &str, last: bool| {
-        let mut places = events.iter().enumerate().filter(|(_, event)| event["modality"] == kind).map(|(at, _)| at);
+        let mut places =
+            events.iter().enumerate().filter(|(_, event)| event["modality"] == kind).map(|(at, _)| at);
         if last { places.next_back() } else { places.next() }
     };
-    let (first_sound, last_word) = (place("audio", false).expect("sound"), place("text", true).expect("text"));
+    let (first_sound, last_word) =
+        (place("audio", false).expect("sound"), place("text", true).expect("text"));
     assert!(first_sound < last_word, "sound at event {first_sound}, the last word at {last_word}");
 }
 
@@ -165,7 +176,8 @@ fn a_long_reply_is_heard_before_its_last_word_is_written() {
 fn ten_streams_at_once_sound_as_they_do_alone() {
     let server = ServerProcess::start(&[]);
     let questions = ["hello", "how are you", "what is a stage", "tell me a joke", "what is streaming"];
-    let alone: Vec<_> = questions.map(|question| streamed(server.address, &spoken_question(question)).0).into();
+    let alone: Vec<_> =
+        questions.map(|question| streamed(server.address, &spoken_question(question)).0).into();
     thread::scope(|scope| {
         for round in 0..2 {
             for (question, alone) in questions.iter().zip(&alone) {
