@@ -11,7 +11,7 @@ use omni_actors::tensor::{Convolution, Dtype, InputRows, WeightStore};
 use super::comparison::{Bound, Comparison, Golden, HIDDEN, WAVE};
 
 /// The vocoder of a set with memory for `max_frames` frames; none where the set has no vocoder.
-pub fn load<B: Convolution + InputRows>(
+pub(crate) fn load<B: Convolution + InputRows>(
     backend: &B,
     set: &Path,
     max_frames: usize,
@@ -25,7 +25,7 @@ pub fn load<B: Convolution + InputRows>(
 }
 
 /// The kept samples of one window.
-pub fn decode<B: Convolution + InputRows>(
+pub(crate) fn decode<B: Convolution + InputRows>(
     (vocoder, space): &mut (Code2Wav<B>, Code2WavWorkspace<B>),
     codes: &[u32],
     keep_from: usize,
@@ -35,7 +35,7 @@ pub fn decode<B: Convolution + InputRows>(
 }
 
 /// The samples of a stream cut by a schedule.
-pub fn stream<B: Convolution + InputRows>(
+pub(crate) fn stream<B: Convolution + InputRows>(
     model: &mut (Code2Wav<B>, Code2WavWorkspace<B>),
     codes: &[u32],
     schedule: StreamingSchedule,
@@ -53,7 +53,7 @@ pub fn stream<B: Convolution + InputRows>(
 }
 
 /// All comparisons of the case; empty where the set does not have it.
-pub fn compare<B: Convolution + InputRows>(backend: &B, name: &str, set: &Path) -> Vec<Comparison> {
+pub(crate) fn compare<B: Convolution + InputRows>(backend: &B, name: &str, set: &Path) -> Vec<Comparison> {
     const CASE: &str = "code2wav";
     let Some(golden) = Golden::open(set, CASE) else { return Vec::new() };
     let frames = golden.shape("codes")[1];

@@ -6,13 +6,13 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 
 /// A tensor file of a golden set.
-pub struct Golden {
+pub(crate) struct Golden {
     bytes: Vec<u8>,
 }
 
 impl Golden {
     /// The file of a case; none where the set does not have it.
-    pub fn open(set: &Path, case: &str) -> Option<Self> {
+    pub(crate) fn open(set: &Path, case: &str) -> Option<Self> {
         let path = set.join("golden").join(format!("{case}.safetensors"));
         std::fs::read(path).ok().map(|bytes| Self { bytes })
     }
@@ -22,17 +22,17 @@ impl Golden {
     }
 
     /// The shape of a tensor.
-    pub fn shape(&self, name: &str) -> Vec<usize> {
+    pub(crate) fn shape(&self, name: &str) -> Vec<usize> {
         self.file().tensor(name).unwrap_or_else(|_| panic!("tensor {name}")).shape().to_vec()
     }
 
     /// The names of all tensors.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.file().names().into_iter().map(|name| name.to_owned()).collect()
     }
 
     /// A tensor's values; integers and masks as floats.
-    pub fn floats(&self, name: &str) -> Vec<f32> {
+    pub(crate) fn floats(&self, name: &str) -> Vec<f32> {
         let file = self.file();
         let view = file.tensor(name).unwrap_or_else(|_| panic!("tensor {name}"));
         match view.dtype() {
@@ -48,12 +48,12 @@ impl Golden {
     }
 
     /// A tensor of ids or codes.
-    pub fn ids(&self, name: &str) -> Vec<u32> {
+    pub(crate) fn ids(&self, name: &str) -> Vec<u32> {
         self.floats(name).into_iter().map(|value| value as u32).collect()
     }
 
     /// A matrix `[rows, columns]` turned to `[columns, rows]`.
-    pub fn transposed(&self, name: &str) -> Vec<f32> {
+    pub(crate) fn transposed(&self, name: &str) -> Vec<f32> {
         let (values, shape) = (self.floats(name), self.shape(name));
         let (rows, columns) = (shape[0], shape[1]);
         (0..values.len()).map(|at| values[at % rows * columns + at / rows]).collect()
@@ -62,7 +62,7 @@ impl Golden {
 
 /// How close values must be.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Bound {
+pub(crate) enum Bound {
     /// Largest absolute difference.
     MaxAbs(f32),
     /// Relative L2 norm of the difference.
@@ -72,32 +72,39 @@ pub enum Bound {
 }
 
 /// The bound of logits.
-pub const LOGITS: Bound = Bound::MaxAbs(1e-3);
+pub(crate) const LOGITS: Bound = Bound::MaxAbs(1e-3);
 /// The bound of hidden states and embeddings.
-pub const HIDDEN: Bound = Bound::RelativeL2(1e-4);
+pub(crate) const HIDDEN: Bound = Bound::RelativeL2(1e-4);
 /// The bound of waveforms.
-pub const WAVE: Bound = Bound::MaxAbs(1e-4);
+pub(crate) const WAVE: Bound = Bound::MaxAbs(1e-4);
 
 /// One tensor compared.
 #[derive(Debug, Clone)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The set and its variant.
-    pub set: String,
+    pub(crate) set: String,
     /// The case.
-    pub case: String,
+    pub(crate) case: String,
     /// The tensor, and how it was computed.
-    pub tensor: String,
+    pub(crate) tensor: String,
     /// Largest absolute difference; infinite if the lengths differ.
-    pub max_abs: f32,
+    pub(crate) max_abs: f32,
     /// Relative L2 norm of the difference; infinite if the lengths differ.
-    pub relative_l2: f32,
+    pub(crate) relative_l2: f32,
     /// What was asked for.
-    pub bound: Bound,
+    pub(crate) bound: Bound,
 }
 
 impl Comparison {
     /// Compares our values with golden ones.
-    pub fn new(set: &Path, case: &str, tensor: &str, ours: &[f32], golden: &[f32], bound: Bound) -> Self {
+    pub(crate) fn new(
+        set: &Path,
+        case: &str,
+        tensor: &str,
+        ours: &[f32],
+        golden: &[f32],
+        bound: Bound,
+    ) -> Self {
         let mut names = set.iter().rev().take(2).map(|name| name.to_string_lossy());
         let (variant, model) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
         let (mut max_abs, mut relative_l2) = (f32::INFINITY, f32::INFINITY);
@@ -122,7 +129,7 @@ impl Comparison {
     }
 
     /// Whether the bound is kept.
-    pub fn ok(&self) -> bool {
+    pub(crate) fn ok(&self) -> bool {
         match self.bound {
             Bound::MaxAbs(bound) => self.max_abs <= bound,
             Bound::RelativeL2(bound) => self.relative_l2 <= bound,

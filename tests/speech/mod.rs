@@ -1,7 +1,7 @@
 //! Holds talker, code predictor and vocoder against golden sets.
 
-pub mod code2wav;
-pub mod comparison;
-pub mod talker;
+pub(crate) mod code2wav;
+pub(crate) mod comparison;
+pub(crate) mod talker;
 
-pub use comparison::Comparison;
+pub(crate) use comparison::Comparison;

@@ -17,7 +17,8 @@ use super::code2wav;
 use super::comparison::{Bound, Comparison, Golden, HIDDEN, LOGITS, WAVE};
 
 /// The cases that need no media.
-pub const CASES: [&str; 4] = ["talker_text", "talker_text_rep105", "talker_history", "talker_short_reply"];
+pub(crate) const CASES: [&str; 4] =
+    ["talker_text", "talker_text_rep105", "talker_history", "talker_short_reply"];
 
 /// The talker with its memory and one sequence.
 struct Speaker<B: InputRows> {
@@ -98,7 +99,7 @@ fn greatest(logits: &[f32]) -> u32 {
 }
 
 /// All comparisons of one case; empty where the set does not have it.
-pub fn compare<B: Convolution + InputRows>(
+pub(crate) fn compare<B: Convolution + InputRows>(
     backend: &B,
     name: &str,
     set: &Path,
