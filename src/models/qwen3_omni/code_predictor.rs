@@ -64,13 +64,6 @@ impl<B: InputRows> CodePredictor<B> {
         let loader = Loader { backend, store, dtype };
         let config = &talker.code_predictor;
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        if hidden != talker.decoder.hidden_size {
-            return Err(LoadError::Field {
-                file: "config.json".to_owned(),
-                field: "talker_config.code_predictor_config.hidden_size".to_owned(),
-                cause: format!("is {hidden} where the talker's is {}", talker.decoder.hidden_size),
-            });
-        }
         let tables = |part: &str| {
             (0..talker.num_code_groups.saturating_sub(1))
                 .map(|group| {
@@ -199,5 +192,69 @@ fn store(codes: &mut [u32], groups: usize, group: usize, chosen: &[u32]) {
         if let Some(place) = frame.get_mut(group) {
             *place = *code;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::models::qwen3_omni::OmniConfig;
+    use crate::tensor::Backend;
+    use crate::tensor::cpu::{Cpu, Isa};
+
+    #[test]
+    fn a_frame_alone_gives_the_codes_and_bits_that_it_gives_in_a_batch() {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+        let talker = OmniConfig::read(&demo).unwrap().talker.unwrap();
+        let store = WeightStore::open(&demo).unwrap();
+        for isa in Isa::available() {
+            let cpu = Cpu::with_isa(isa, None).unwrap();
+            let predictor = CodePredictor::load(&cpu, &talker, &store, Dtype::Auto).unwrap();
+            let mut space = predictor.new_workspace(5).unwrap();
+            let hidden = talker.decoder.hidden_size;
+            let values: Vec<f32> = (0..5 * hidden).map(|at| ((at * 37 % 101) as f32 - 50.0) * 0.02).collect();
+            let states = cpu.upload_values(&values).unwrap();
+            let starts: Vec<FrameStart> =
+                (0..5).map(|row| FrameStart { state_row: 4 - row, code: 10 * row }).collect();
+            let mut run = |starts: &[FrameStart]| {
+                let mut seen = vec![Vec::new(); starts.len()];
+                let choose = |_: usize, logits: &[f32], codes: &mut [u32]| {
+                    let rows = logits.chunks_exact(predictor.vocab_size());
+                    for ((row, code), seen) in rows.zip(codes).zip(&mut seen) {
+                        *code = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
+                        seen.extend_from_slice(row);
+                    }
+                    Ok(())
+                };
+                let first = &predictor.embeddings()[0];
+                predictor.predict(&states, first, starts, &mut space, choose).unwrap();
+                (space.codes().to_vec(), seen)
+            };
+            let (together, logits) = run(&starts);
+            for (index, start) in starts.iter().enumerate() {
+                let (alone, own) = run(&[*start]);
+                assert_eq!(alone, together[index * predictor.groups()..][..predictor.groups()], "{isa}");
+                assert_eq!(own[0], logits[index], "{isa}");
+                assert_eq!(alone[0], start.code);
+            }
+        }
+    }
+
+    #[test]
+    fn more_frames_than_there_is_room_for_are_refused() {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+        let talker = OmniConfig::read(&demo).unwrap().talker.unwrap();
+        let cpu = Cpu::with_isa(Isa::Plain, None).unwrap();
+        let store = WeightStore::open(&demo).unwrap();
+        let predictor = CodePredictor::load(&cpu, &talker, &store, Dtype::Auto).unwrap();
+        let mut space = predictor.new_workspace(1).unwrap();
+        let states = cpu.buffer(talker.decoder.hidden_size).unwrap();
+        let starts = [FrameStart { state_row: 0, code: 0 }; 2];
+        let choose = |_: usize, _: &[f32], _: &mut [u32]| Ok(());
+        let first = &predictor.embeddings()[0];
+        let error = predictor.predict(&states, first, &starts, &mut space, choose).unwrap_err();
+        assert!(error.to_string().contains("room for 1"), "{error}");
     }
 }

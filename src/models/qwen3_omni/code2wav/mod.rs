@@ -8,6 +8,8 @@ mod load;
 mod pre_transformer;
 mod rows;
 pub mod streaming;
+#[cfg(test)]
+mod tests;
 mod upsampler;
 mod workspace;
 

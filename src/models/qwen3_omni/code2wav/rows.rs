@@ -105,11 +105,11 @@ impl WindowPlan {
         let lengths = lengths(rates, decoder_rows, |rows, rate| rows.saturating_sub(1) * rate);
         let samples_end = lengths.last().copied().unwrap_or(decoder_rows);
 
-        // The first rows that are needed, backwards. `origin` of a stage's input is filled in by the stage before.
+        // The first rows that are needed, backwards. An origin of 0 is replaced by
+        // `set_origins`: a stage's input lies as the stage before has left it.
         let keep_from = keep_from.min(samples_end);
         let mut need = keep_from.saturating_sub(REACH);
         let mut blocks = Vec::with_capacity(rates.len());
-        let mut sample_origin = 0;
         for (stage, (rate, end)) in rates.iter().zip(&lengths).enumerate().rev() {
             let mut firsts = [need; DILATIONS.len() + 1];
             for (unit, dilation) in DILATIONS.iter().enumerate().rev() {
@@ -125,9 +125,6 @@ impl WindowPlan {
             let units = firsts.map(|first| WindowRows { origin, first: first.min(*end), end: *end });
             blocks.push((WindowRows { origin: 0, first: need_here, end: entry_end }, units));
             need = need_here;
-            if stage + 1 == rates.len() {
-                sample_origin = origin;
-            }
         }
         blocks.reverse();
         let first = WindowRows { origin: 0, first: need.min(decoder_rows), end: decoder_rows };
@@ -141,7 +138,7 @@ impl WindowPlan {
             upsample.push((rows(origin), rows(mixed)));
         }
         upsample.reverse();
-        let samples = WindowRows { origin: sample_origin, first: keep_from, end: samples_end };
+        let samples = WindowRows { origin: 0, first: keep_from, end: samples_end };
         let mut plan = Self {
             frames: WindowRows { origin: 0, first: 0, end: frames },
             upsample,
@@ -153,7 +150,7 @@ impl WindowPlan {
         plan
     }
 
-    /// Every stage's input lies as the stage before has left it.
+    /// Fills in the origins of stages that work on rows as the stage before has left them.
     fn set_origins(&mut self) {
         let mut origin = self.upsample.last().map_or(self.frames.origin, |(_, mixed)| mixed.origin);
         self.first.origin = origin;

@@ -202,10 +202,10 @@ impl<E: Lanes> Product<'_, E> {
                 for input in 0..width {
                     let at = (tap * width + input) * LANES;
                     let weights: [S::Vector; V] = std::array::from_fn(|v| E::load::<S>(weights[v].add(at)));
-                    for m in 0..M {
+                    for (m, sums) in sums.iter_mut().enumerate() {
                         let value = S::splat(*x.add(m * width + input));
-                        for v in 0..V {
-                            sums[m][v] = S::mul_add(value, weights[v], sums[m][v]);
+                        for (sum, weight) in sums.iter_mut().zip(weights) {
+                            *sum = S::mul_add(value, weight, *sum);
                         }
                     }
                 }

@@ -72,7 +72,7 @@ unsafe fn sine_up_to_sign<S: Simd>(x: S::Vector) -> S::Vector {
         let r = S::min(S::max(r, S::splat(-FRAC_PI_2)), S::splat(FRAC_PI_2));
         let square = S::mul(r, r);
         let mut p = S::splat(1.605_904_4e-10);
-        for coefficient in [-2.505_210_8e-8, 2.755_731_9e-6, -1.984_127e-4, 8.333_333_3e-3, -0.166_666_67] {
+        for coefficient in [-2.505_210_8e-8, 2.755_731_9e-6, -1.984_127e-4, 8.333_333e-3, -0.166_666_67] {
             p = S::mul_add(p, square, S::splat(coefficient));
         }
         S::mul_add(S::mul(p, square), r, r)
