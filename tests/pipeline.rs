@@ -312,7 +312,7 @@ async fn an_abort_removes_the_request_from_every_stage() {
     assert!(stream.recv().await.is_some());
     runtime.orchestrator.do_send(Abort { request: id, cause: AbortCause::ClientDisconnect });
     let events = collect(stream).await;
-    assert_eq!(events.last(), Some(&RequestEvent::Aborted));
+    assert_eq!(events.last(), Some(&RequestEvent::Aborted(AbortCause::ClientDisconnect)));
     assert!(spoken(&events).len() < 100, "the slow stage stopped early");
     assert_nothing_held(&runtime).await;
 }

@@ -273,7 +273,7 @@ pub enum RequestEvent {
     /// Terminal: a stage failed, or the replica died.
     Failed(RequestError),
     /// Terminal: it was aborted.
-    Aborted,
+    Aborted(AbortCause),
 }
 
 /// Why a request that had been admitted failed.

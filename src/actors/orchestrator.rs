@@ -23,7 +23,7 @@ use crate::metrics::{PipelineEvent, StatEvent, StatsSender};
 use crate::stages::{Cancellation, Modality, Pipeline, StageError, StageInput, StageRequest};
 
 /// A replica that has not removed a cancelled request after this long is taken for stuck; the request ends without it.
-const REMOVAL_DEADLINE: Duration = Duration::from_secs(10);
+const REMOVAL_DEADLINE: Duration = Duration::from_secs(120);
 /// A client that does not read its terminal event for this long does not get it.
 const TERMINAL_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -306,7 +306,7 @@ impl Request {
         match &self.fate {
             Fate::Open => RequestEvent::Finished(self.finish_reason()),
             Fate::Failed(error) => RequestEvent::Failed(error.clone()),
-            Fate::Aborted(_) => RequestEvent::Aborted,
+            Fate::Aborted(cause) => RequestEvent::Aborted(*cause),
         }
     }
 }

@@ -28,6 +28,8 @@ use crate::transport::{Arrival, Chunk, Connector, EdgeError, EdgeReceiver, EdgeS
 
 /// Chunks that may wait at a replica before the stages that feed it are held up.
 const CHUNK_CREDITS: usize = 1024;
+/// Chunks that the next stage has not taken before no further step is launched.
+const MAX_OUTBOX: usize = 64;
 /// Messages taken between two steps, so that a flood of them does not keep the stage from stepping.
 const MESSAGES_PER_TURN: usize = 256;
 /// A request whose chunk the next stage does not take for this long is given up.
@@ -192,12 +194,8 @@ impl WorkerHandle {
 
     /// Makes the worker look for cancelled requests before its next step.
     pub fn remove_cancelled(&self) {
-        self.shared.removals.fetch_add(1, Ordering::Release);
-        self.wake();
-    }
-
-    /// Wakes the worker if it sleeps. A worker whose queue is full is awake.
-    pub fn wake(&self) {
+        // Before the look at the queue: whoever takes what lies there sees the new value.
+        self.shared.removals.fetch_add(1, Ordering::SeqCst);
         wake(&self.control);
     }
 
@@ -273,7 +271,7 @@ impl Worker {
                 break;
             }
         }
-        for _ in 0..MESSAGES_PER_TURN {
+        for _ in 0..MESSAGES_PER_TURN.min(self.stage.room()) {
             match self.inbox.chunks.try_receive() {
                 None => break,
                 Some(Ok(arrival)) => self.take_chunk(arrival)?,
@@ -333,7 +331,7 @@ impl Worker {
     }
 
     fn remove_cancelled(&mut self) {
-        let removals = self.shared.removals.load(Ordering::Acquire);
+        let removals = self.shared.removals.load(Ordering::SeqCst);
         if removals == self.seen_removals {
             return;
         }
@@ -346,10 +344,10 @@ impl Worker {
         }
     }
 
-    /// Launches what can be launched and waits for the oldest step. Says whether anything was done.
+    /// Launches what can be launched, as long as the next stage keeps up, and waits for the oldest step. Says whether anything was done.
     fn step(&mut self) -> Result<bool, Exit> {
         let mut launched = false;
-        while self.outbox.is_empty()
+        while self.outbox.len() < MAX_OUTBOX
             && self.in_flight.len() < self.stage.steps_in_flight()
             && self.stage.plan() == Readiness::Ready
         {
@@ -419,9 +417,18 @@ impl Worker {
         }
     }
 
-    /// Sends chunks in order until the next stage takes no more. A finished request is done with its last chunk.
+    /// Sends what the replicas of the next stage take, in order for each of them. A finished request is done with its
+    /// last chunk.
     fn flush_outbox(&mut self) {
-        while let Some(Outgoing { request, last, edge, parcel, since }) = self.outbox.pop_front() {
+        let mut full: Vec<EdgeSender> = Vec::new();
+        for _ in 0..self.outbox.len() {
+            let Some(Outgoing { request, last, edge, parcel, since }) = self.outbox.pop_front() else {
+                break;
+            };
+            if full.iter().any(|full| full.is_same(&edge)) {
+                self.outbox.push_back(Outgoing { request, last, edge, parcel, since });
+                continue;
+            }
             match edge.send(parcel) {
                 // If the next replica is gone, the orchestrator fails the request.
                 Ok(()) | Err(EdgeError::Closed) => {
@@ -430,16 +437,25 @@ impl Worker {
                         self.let_go(request, StageOutcome::Finished(reason));
                     }
                 }
-                Err(EdgeError::Full(parcel)) if since.elapsed() < CHUNK_DEADLINE => {
-                    self.outbox.push_front(Outgoing { request, last, edge, parcel: *parcel, since });
-                    return;
-                }
-                // The next stage has not taken the chunk in time.
-                Err(full @ EdgeError::Full(_)) => {
-                    self.stage.remove(request);
-                    self.let_go(request, StageOutcome::Failed(StageError::Protocol(full.to_string())));
+                Err(EdgeError::Full(parcel)) => {
+                    full.push(edge.clone());
+                    self.outbox.push_back(Outgoing { request, last, edge, parcel: *parcel, since });
                 }
             }
+        }
+        self.give_up_overdue();
+    }
+
+    /// Fails requests whose chunk the next stage has not taken in time.
+    fn give_up_overdue(&mut self) {
+        let overdue = |outgoing: &Outgoing| outgoing.since.elapsed() > CHUNK_DEADLINE;
+        while let Some(request) =
+            self.outbox.iter().find(|outgoing| overdue(outgoing)).map(|late| late.request)
+        {
+            self.stage.remove(request);
+            self.outbox.retain(|outgoing| outgoing.request != request);
+            let error = StageError::Protocol("the next stage takes no more chunks".into());
+            self.let_go(request, StageOutcome::Failed(error));
         }
     }
 
@@ -460,8 +476,10 @@ impl Worker {
         let mut deadline = self.reporter.due_in(now).map(|due| now + due);
         let mut select = Select::new();
         select.recv(&self.inbox.control);
-        select.recv(self.inbox.chunks.channel());
-        if let Some(outgoing) = self.outbox.front() {
+        if self.stage.room() > 0 {
+            select.recv(self.inbox.chunks.channel());
+        }
+        for outgoing in &self.outbox {
             select.send(outgoing.edge.channel());
             let given_up = outgoing.since + CHUNK_DEADLINE;
             deadline = Some(deadline.map_or(given_up, |due| due.min(given_up)));
@@ -485,8 +503,11 @@ fn transfer_sample(arrival: &Arrival, to: StageId) -> TransferSample {
     }
 }
 
+/// Wakes a worker if it sleeps. One that has messages waiting looks at everything when it takes them.
 fn wake(control: &Sender<Control>) {
-    let _ = control.try_send(Control::Wake);
+    if control.is_empty() {
+        let _ = control.try_send(Control::Wake);
+    }
 }
 
 /// What a panic said.

@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::actors::messages::{Rejection, RequestError};
+use crate::actors::messages::{AbortCause, Rejection, RequestError};
 use crate::media::EncodeError;
 
 /// Seconds after which a client that was turned away may try again.
@@ -147,8 +147,10 @@ pub enum ApiError {
         request_id: String,
     },
     /// The request was aborted while the client still waited for it.
-    #[error("the request was aborted by the server")]
+    #[error("the request was aborted by the server: {}", cause.reason())]
     Aborted {
+        /// Why.
+        cause: AbortCause,
         /// The id in the response's `X-Request-Id`.
         request_id: String,
     },
@@ -209,7 +211,7 @@ impl ApiError {
             Self::MediaType { .. } => "media_type",
             Self::Rejected(rejection) => rejection.reason(),
             Self::Failed { error, .. } => error.reason,
-            Self::Aborted { .. } => "aborted",
+            Self::Aborted { cause, .. } => cause.reason(),
             Self::Timeout { .. } => "timeout",
             Self::Unavailable => "unavailable",
             Self::Lost { .. } => "lost",
@@ -292,9 +294,9 @@ impl ApiError {
     pub fn body(&self) -> ErrorBody {
         let (request_id, error_stage_id) = match self {
             Self::Failed { error, request_id } => (Some(request_id.clone()), Some(error.stage.0)),
-            Self::Aborted { request_id } | Self::Timeout { request_id, .. } | Self::Lost { request_id } => {
-                (Some(request_id.clone()), None)
-            }
+            Self::Aborted { request_id, .. }
+            | Self::Timeout { request_id, .. }
+            | Self::Lost { request_id } => (Some(request_id.clone()), None),
             _ => (None, None),
         };
         ErrorBody {

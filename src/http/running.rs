@@ -129,7 +129,7 @@ impl RunningRequest {
                 Ok(Progress::Finished(reason))
             }
             Some(RequestEvent::Failed(error)) => Err(ApiError::Failed { error, request_id: request_id() }),
-            Some(RequestEvent::Aborted) => Err(ApiError::Aborted { request_id: request_id() }),
+            Some(RequestEvent::Aborted(cause)) => Err(ApiError::Aborted { cause, request_id: request_id() }),
             // Every sender is gone: nobody works on the request, and nobody will say how it ended.
             None => Err(ApiError::Lost { request_id: request_id() }),
         };

@@ -18,6 +18,9 @@ use crate::stages::{
 use crate::tensor::{Convolution, InputRows};
 use crate::transport::{Chunk, Payload};
 
+/// Frames held before the stage takes no more while it has some to decode: five minutes of speech.
+const MAX_FRAMES: usize = 4096;
+
 /// How a [`Code2WavStage`] works.
 #[derive(Debug, Clone, Copy)]
 pub struct Code2WavSettings {
@@ -72,6 +75,11 @@ impl<B: Convolution + InputRows> Code2WavStage<B> {
             outputs: Vec::new(),
             steps: 0,
         })
+    }
+
+    fn frames_held(&self) -> usize {
+        let codes: usize = self.utterances.values().map(|utterance| utterance.codes.len()).sum();
+        codes / self.quantizers().max(1)
     }
 
     fn quantizers(&self) -> usize {
@@ -173,6 +181,11 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
             self.waiting.push_back(chunk.request);
         }
         Ok(())
+    }
+
+    fn room(&self) -> usize {
+        // While nothing can be decoded, only further frames help.
+        if self.waiting.is_empty() { usize::MAX } else { MAX_FRAMES.saturating_sub(self.frames_held()) }
     }
 
     fn remove(&mut self, request: RequestId) {

@@ -112,6 +112,11 @@ impl EdgeSender {
         })
     }
 
+    /// Whether two senders lead to the same replica.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.parcels.same_channel(&other.parcels)
+    }
+
     /// The channel, to wait on together with others.
     pub(crate) fn channel(&self) -> &Sender<Parcel> {
         &self.parcels

@@ -27,8 +27,9 @@ use crate::transport::Connector;
 /// `model_type` of the checkpoints that this pipeline serves.
 pub const MODEL_TYPE: &str = "qwen3_omni_moe";
 
-/// Bounds of the thinker's steps.
-const THINKER_STEPS: SchedulerConfig = SchedulerConfig { max_num_batched_tokens: 2048, max_num_seqs: 64 };
+/// Bounds of the thinker's steps. A step of so many tokens takes a large model some seconds on a CPU, and nothing can
+/// be aborted while it runs.
+const THINKER_STEPS: SchedulerConfig = SchedulerConfig { max_num_batched_tokens: 512, max_num_seqs: 64 };
 /// Bounds of the talker's steps.
 const TALKER_STEPS: SchedulerConfig = SchedulerConfig { max_num_batched_tokens: 512, max_num_seqs: 64 };
 /// The share of the memory that is free at start which the thinker's KV cache may take.
