@@ -67,7 +67,8 @@ impl Golden {
     fn read(set: &Path, case: &str) -> Self {
         let meta = read_json(&set.join("golden/meta.json")).expect("the set has a meta.json");
         let talker = &meta["cases"][case];
-        let thinker = &meta["cases"][talker["thinker_case"].as_str().expect("a thinker case")];
+        let thinker = format!("thinker_{}", talker["thinker_case"].as_str().expect("a thinker case"));
+        let thinker = &meta["cases"][&thinker];
         let ids = talker["thinker_new_ids"].clone();
         let file = std::fs::read(set.join(format!("golden/{case}.safetensors"))).expect("a golden file");
         let tensors = safetensors::SafeTensors::deserialize(&file).expect("a safetensors file");
