@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod batch;
 pub mod cpu;
+pub mod cuda;
 pub mod error;
 pub mod weights;
 

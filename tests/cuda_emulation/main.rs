@@ -1,0 +1,13 @@
+//! The CUDA kernels, compiled by g++ and run on the CPU, against the operations' plain form.
+//!
+//! `emulation.h` says what is emulated and what it shows. Without g++ the tests print a line and pass.
+#![allow(unsafe_code)]
+
+mod activation;
+mod device;
+mod embedding;
+mod matvec;
+mod norm;
+mod plain;
+mod reports;
+mod values;
