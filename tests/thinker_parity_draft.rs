@@ -14,14 +14,7 @@ fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
 }
 
 fn ids(file: &SafeTensors<'_>, name: &str) -> Vec<u32> {
-    file.tensor(name)
-        .unwrap()
-        .data()
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .map(|b| i64::from_le_bytes(*b) as u32)
-        .collect()
+    file.tensor(name).unwrap().data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
 }
 
 fn max_abs(a: &[f32], b: &[f32]) -> f32 {
@@ -70,10 +63,7 @@ fn run<B: Backend>(backend: &B, name: &str, set: &Path, case: &str, chunk: usize
     let positions: Vec<&[f32]> = flat.chunks(tokens.len()).collect();
     let layers = thinker.config().layers.len();
     let accept = thinker.accept_point().unwrap();
-    let mut wanted = vec![
-        ("inputs_embeds".to_owned(), TapPoint::Embeddings),
-        ("final_norm_hidden".to_owned(), TapPoint::FinalNorm),
-    ];
+    let mut wanted = vec![("inputs_embeds".to_owned(), TapPoint::Embeddings), ("final_norm_hidden".to_owned(), TapPoint::FinalNorm)];
     wanted.extend((0..layers).map(|l| (format!("layer_out.{l}"), TapPoint::Layer(l))));
     wanted.push(("accept_hidden".to_owned(), accept));
     let points: Vec<TapPoint> = wanted.iter().map(|(_, p)| *p).collect();
@@ -85,9 +75,7 @@ fn run<B: Backend>(backend: &B, name: &str, set: &Path, case: &str, chunk: usize
     for first in (0..tokens.len()).step_by(chunk) {
         let end = (first + chunk).min(tokens.len());
         let pos: Vec<Vec<f32>> = positions.iter().map(|p| p[first..end].to_vec()).collect();
-        thinker
-            .forward(&step(&tokens[first..end], &pos, first), &mut cache, &mut space, Some(&mut taps))
-            .unwrap();
+        thinker.forward(&step(&tokens[first..end], &pos, first), &mut cache, &mut space, Some(&mut taps)).unwrap();
         for (kept, point) in kept.iter_mut().zip(&points) {
             kept.extend_from_slice(taps.read(*point).unwrap());
         }

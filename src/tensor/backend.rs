@@ -61,8 +61,9 @@ pub struct RotarySpec {
 impl RotarySpec {
     /// The inverse frequencies for a base `theta`.
     pub fn new(theta: f32, head_dim: usize, sections: [usize; 3]) -> Self {
-        let inverse_frequencies =
-            (0..head_dim / 2).map(|pair| 1.0 / theta.powf((2 * pair) as f32 / head_dim as f32)).collect();
+        let inverse_frequencies = (0..head_dim / 2)
+            .map(|pair| 1.0 / theta.powf((2 * pair) as f32 / head_dim as f32))
+            .collect();
         Self { inverse_frequencies, sections }
     }
 
