@@ -184,6 +184,9 @@ void wait_for(Wait what) {
 #include "matvec.cu"
 #include "activation.cu"
 #include "embedding.cu"
+#include "attention_prefill.cu"
+#include "attention_decode.cu"
+#include "rotary_cache.cu"
 
 // Kernels with one mistake each, to show that it is reported.
 ENTRY faulty_barrier(float* out) {
@@ -247,6 +250,20 @@ static const std::map<std::string, emulation::Kernel>& kernels() {
         KERNEL(embed_bf16_bf16),
         KERNEL(gather_rows_f32),
         KERNEL(gather_rows_bf16),
+        // rotary_cache.cu
+        KERNEL(rotary_table),
+        KERNEL(norm_rotate_store_f32),
+        KERNEL(norm_rotate_store_bf16),
+        // attention_decode.cu
+        KERNEL(attention_any_f32),
+        KERNEL(attention_any_bf16),
+        KERNEL(attention_decode_bf16_64),
+        KERNEL(attention_decode_bf16_128),
+        KERNEL(attention_combine_f32),
+        KERNEL(attention_combine_bf16),
+        // attention_prefill.cu
+        KERNEL(attention_prefill_bf16_64),
+        KERNEL(attention_prefill_bf16_128),
     };
     return all;
 }

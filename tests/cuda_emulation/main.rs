@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod activation;
+mod attention;
 mod device;
 mod embedding;
 mod matvec;

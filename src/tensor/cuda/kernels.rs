@@ -87,11 +87,19 @@ macro_rules! header {
 }
 
 /// All families.
-pub const FAMILIES: [Family; 4] =
-    [family!("norm"), family!("matvec"), family!("activation"), family!("embedding")];
+pub const FAMILIES: [Family; 7] = [
+    family!("norm"),
+    family!("matvec"),
+    family!("activation"),
+    family!("embedding"),
+    family!("rotary_cache"),
+    family!("attention_decode"),
+    family!("attention_prefill"),
+];
 
 /// The files that families include, by name.
-pub const HEADERS: [(&str, &str); 2] = [header!("common.cuh"), header!("streamed_product.cuh")];
+pub const HEADERS: [(&str, &str); 3] =
+    [header!("common.cuh"), header!("streamed_product.cuh"), header!("attention_tile.cuh")];
 
 /// Compiles a family for an architecture, such as `compute_80`. The result depends on nothing but the sources and
 /// the compiler's version.
