@@ -181,12 +181,16 @@ void wait_for(Wait what) {
 }  // namespace emulation
 
 #include "norm.cu"
-#include "matvec.cu"
 #include "activation.cu"
 #include "embedding.cu"
-#include "attention_prefill.cu"
-#include "attention_decode.cu"
+#include "matvec.cu"
+#include "matmul.cu"
 #include "rotary_cache.cu"
+#include "attention_decode.cu"
+#include "attention_prefill.cu"
+#include "moe_routing.cu"
+#include "moe_decode.cu"
+#include "moe_prefill.cu"
 
 // Kernels with one mistake each, to show that it is reported.
 ENTRY faulty_barrier(float* out) {
@@ -225,9 +229,20 @@ static const std::map<std::string, emulation::Kernel>& kernels() {
         KERNEL(faulty_copy),
         // norm.cu
         KERNEL(rms_norm_f32),
-        KERNEL(rms_norm_bf16),
         KERNEL(add_rms_norm_f32),
+        KERNEL(rms_norm_bf16),
         KERNEL(add_rms_norm_bf16),
+        // activation.cu
+        KERNEL(swiglu_f32),
+        KERNEL(add_gated_f32),
+        KERNEL(swiglu_bf16),
+        KERNEL(add_gated_bf16),
+        // embedding.cu
+        KERNEL(embed_f32_f32),
+        KERNEL(embed_bf16_f32),
+        KERNEL(embed_bf16_bf16),
+        KERNEL(gather_rows_f32),
+        KERNEL(gather_rows_bf16),
         // matvec.cu
         KERNEL(matvec_mma_bf16_8),
         KERNEL(matvec_mma_bf16_16),
@@ -239,17 +254,11 @@ static const std::map<std::string, emulation::Kernel>& kernels() {
         KERNEL(matvec_f32_bf16_f32),
         KERNEL(matvec_bf16_bf16_bf16),
         KERNEL(matvec_bf16_bf16_f32),
-        // activation.cu
-        KERNEL(swiglu_f32),
-        KERNEL(swiglu_bf16),
-        KERNEL(add_gated_f32),
-        KERNEL(add_gated_bf16),
-        // embedding.cu
-        KERNEL(embed_f32_f32),
-        KERNEL(embed_bf16_f32),
-        KERNEL(embed_bf16_bf16),
-        KERNEL(gather_rows_f32),
-        KERNEL(gather_rows_bf16),
+        // matmul.cu
+        KERNEL(matmul_mma_bf16),
+        KERNEL(matmul_mma_f32),
+        KERNEL(matmul_f32_f32),
+        KERNEL(matmul_f32_bf16),
         // rotary_cache.cu
         KERNEL(rotary_table),
         KERNEL(norm_rotate_store_f32),
@@ -264,6 +273,22 @@ static const std::map<std::string, emulation::Kernel>& kernels() {
         // attention_prefill.cu
         KERNEL(attention_prefill_bf16_64),
         KERNEL(attention_prefill_bf16_128),
+        // moe_routing.cu
+        KERNEL(moe_route),
+        KERNEL(moe_group),
+        KERNEL(moe_tiles),
+        KERNEL(moe_combine_f32),
+        KERNEL(moe_combine_bf16),
+        // moe_decode.cu
+        KERNEL(moe_gate_up_gather),
+        KERNEL(moe_gate_up_grouped),
+        KERNEL(moe_down_gather),
+        KERNEL(moe_down_grouped),
+        KERNEL(expert_matvec_f32_f32),
+        KERNEL(expert_matvec_f32_bf16),
+        KERNEL(expert_matvec_bf16_bf16),
+        // moe_prefill.cu
+        KERNEL(moe_matmul),
     };
     return all;
 }

@@ -87,19 +87,27 @@ macro_rules! header {
 }
 
 /// All families.
-pub const FAMILIES: [Family; 7] = [
+pub const FAMILIES: [Family; 11] = [
     family!("norm"),
-    family!("matvec"),
     family!("activation"),
     family!("embedding"),
+    family!("matvec"),
+    family!("matmul"),
     family!("rotary_cache"),
     family!("attention_decode"),
     family!("attention_prefill"),
+    family!("moe_routing"),
+    family!("moe_decode"),
+    family!("moe_prefill"),
 ];
 
 /// The files that families include, by name.
-pub const HEADERS: [(&str, &str); 3] =
-    [header!("common.cuh"), header!("streamed_product.cuh"), header!("attention_tile.cuh")];
+pub const HEADERS: [(&str, &str); 4] = [
+    header!("common.cuh"),
+    header!("streamed_product.cuh"),
+    header!("product_tile.cuh"),
+    header!("attention_tile.cuh"),
+];
 
 /// Compiles a family for an architecture, such as `compute_80`. The result depends on nothing but the sources and
 /// the compiler's version.
