@@ -49,9 +49,10 @@ DEVICE u32 pack_bf16(float low, float high) {
 // Sixteen bytes that will not be read again soon: weights pass the first cache by.
 DEVICE uint4 load_streaming(const void* from) {
     uint4 value;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                 : "l"(from));
+                 : "l"(from)
+                 : "memory");
     return value;
 }
 

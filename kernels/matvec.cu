@@ -11,15 +11,14 @@ DEVICE void matvec_mma(const bf16* x, const bf16* weight, int rows, int inner, i
     __shared__ float partial[8][16][COLUMNS + 1];
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
     int first_out = blockIdx.x * 16, first_row = blockIdx.y * COLUMNS;
-    // Weight rows past the end are read as the last one and not written.
+    // Rows past the end are read as the last one and not written.
     const bf16* upper = weight + (u64)min(first_out + group, out_width - 1) * inner;
     const bf16* lower = weight + (u64)min(first_out + group + 8, out_width - 1) * inner;
     const bf16* columns[TILES];
     float sums[TILES][4];
 #pragma unroll
     for (int t = 0; t < TILES; t++) {
-        int row = first_row + 8 * t + group;
-        columns[t] = row < rows ? x + (u64)row * inner : nullptr;
+        columns[t] = x + (u64)min(first_row + 8 * t + group, rows - 1) * inner;
 #pragma unroll
         for (int i = 0; i < 4; i++) sums[t][i] = 0.0f;
     }

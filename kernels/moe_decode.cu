@@ -20,8 +20,7 @@ DEVICE void expert_product(const bf16* x, int pairs_per_input, const bf16* upper
         float sums[TILES][4];
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
-            int column = first + 8 * t + group;
-            columns[t] = column < count ? x + (u64)(pair_of(column) / pairs_per_input) * inner : nullptr;
+            columns[t] = x + (u64)(pair_of(min(first + 8 * t + group, count - 1)) / pairs_per_input) * inner;
 #pragma unroll
             for (int i = 0; i < 4; i++) sums[t][i] = 0.0f;
         }
@@ -90,7 +89,7 @@ ENTRY __launch_bounds__(256) moe_down_gather(const bf16* x, const bf16* weight, 
     for (int choice = warp; choice < top_k; choice += 8) {
         u64 pair = row * top_k + choice;
         const bf16* matrix = weight + (u64)chosen[pair] * width * inner;
-        const bf16* columns[1] = {group == 0 ? x + pair * inner : nullptr};
+        const bf16* columns[1] = {x + pair * inner};
         float sums[1][4] = {{0.0f, 0.0f, 0.0f, 0.0f}};
         stream_product<1>(matrix + (u64)min(first + group, width - 1) * inner,
                           matrix + (u64)min(first + group + 8, width - 1) * inner, columns, 0, inner, sums);

@@ -7,45 +7,47 @@
 #pragma once
 #include "common.cuh"
 
-// Eight elements at..at+8 of a row, zeros from `end` on.
-DEVICE uint4 load_weights(const bf16* row, int at, int end) {
-    return at < end ? load_streaming(row + at) : make_uint4(0, 0, 0, 0);
-}
-
 // Both steps of sixteen inner indices that a fragment of eight elements a lane holds.
 DEVICE void mma_32(float (&sums)[4], uint4 upper, uint4 lower, uint4 column) {
     mma_bf16(sums, upper.x, lower.x, upper.y, lower.y, column.x, column.y);
     mma_bf16(sums, upper.z, lower.z, upper.w, lower.w, column.z, column.w);
 }
 
-// Adds the products over inner indices begin..end to `sums`.
+// Adds the products over inner indices begin..end, multiples of 8, to `sums`.
 //
 // `upper` and `lower` are this lane's weight rows, group and group + 8 of the sixteen; `columns[t]` is the input of
-// column 8 t + group, or null where there is none. Both are multiples of 8. Then
+// column 8 t + group. Rows and columns that do not exist may stand for any that do: what comes of them is not used.
 // sums[t] holds rows group (0, 1) and group + 8 (2, 3) of columns 8 t + 2 quad (0, 2) and 8 t + 2 quad + 1 (1, 3).
 template <int TILES>
 DEVICE void stream_product(const bf16* upper, const bf16* lower, const bf16* const (&columns)[TILES], int begin,
                            int end, float (&sums)[TILES][4]) {
     constexpr int STEPS = 4;
-    const uint4 nothing = make_uint4(0, 0, 0, 0);
-    int quad = threadIdx.x % 4;
-    for (int base = begin; base < end; base += 32 * STEPS) {
+    int base = begin, offset = 8 * (threadIdx.x % 4);
+    upper += offset, lower += offset;
+    // No load here depends on a condition, so that the compiler may start all of them before the first is used.
+    for (; base + 32 * STEPS <= end; base += 32 * STEPS) {
         uint4 high[STEPS], low[STEPS];
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
-            int at = base + 32 * step + 8 * quad;
-            high[step] = load_weights(upper, at, end);
-            low[step] = load_weights(lower, at, end);
+            high[step] = load_streaming(upper + base + 32 * step);
+            low[step] = load_streaming(lower + base + 32 * step);
         }
+        // Keeps the compiler from moving a load down to where it is used.
+        __syncwarp();
 #pragma unroll
-        for (int step = 0; step < STEPS; step++) {
-            int at = base + 32 * step + 8 * quad;
+        for (int step = 0; step < STEPS; step++)
 #pragma unroll
-            for (int t = 0; t < TILES; t++) {
-                uint4 column = columns[t] && at < end ? *(const uint4*)(columns[t] + at) : nothing;
-                mma_32(sums[t], high[step], low[step], column);
-            }
-        }
+            for (int t = 0; t < TILES; t++)
+                mma_32(sums[t], high[step], low[step], *(const uint4*)(columns[t] + base + offset + 32 * step));
+    }
+    for (; base < end; base += 32) {
+        const uint4 nothing = make_uint4(0, 0, 0, 0);
+        bool there = base + offset < end;
+        uint4 high = there ? load_streaming(upper + base) : nothing;
+        uint4 low = there ? load_streaming(lower + base) : nothing;
+#pragma unroll
+        for (int t = 0; t < TILES; t++)
+            mma_32(sums[t], high, low, there ? *(const uint4*)(columns[t] + base + offset) : nothing);
     }
 }
 
