@@ -42,19 +42,25 @@ fn matmul(criterion: &mut Criterion) {
         .collect();
     for rows in [1, 8, 64, 512] {
         let mut group = criterion.benchmark_group(format!("{rows} rows"));
-        group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+        group
+            .sample_size(10)
+            .warm_up_time(Duration::from_millis(500))
+            .measurement_time(Duration::from_secs(2));
         group.throughput(Throughput::Elements((2 * rows * INNER * OUT) as u64));
         let x = noise(rows * INNER, 2);
         let input = cpu.upload_values(&x).unwrap();
         let mut out = cpu.buffer(rows * OUT).unwrap();
         for (name, weights) in [("f32", &wide), ("bf16", &narrow)] {
             let mut turn = 0;
-            group.bench_function(BenchmarkId::new("omni-actors", format!("{name} {}", cpu.isa())), |bencher| {
-                bencher.iter(|| {
-                    turn = (turn + 1) % COPIES;
-                    cpu.scope(|| cpu.matmul(&input, &weights[turn], rows, &mut out)).unwrap();
-                });
-            });
+            group.bench_function(
+                BenchmarkId::new("omni-actors", format!("{name} {}", cpu.isa())),
+                |bencher| {
+                    bencher.iter(|| {
+                        turn = (turn + 1) % COPIES;
+                        cpu.scope(|| cpu.matmul(&input, &weights[turn], rows, &mut out)).unwrap();
+                    });
+                },
+            );
         }
         let mut faer_out = vec![0.0f32; rows * OUT];
         let mut turn = 0;

@@ -2,7 +2,7 @@
 //!
 //! # A guided tour
 //!
-//! A request comes in at [`http`], is admitted and routed by the orchestrator in [`actors`], and is worked on by
+//! [`server`] puts everything together. A request comes in at [`http`], is admitted and routed by the orchestrator in [`actors`], and is worked on by
 //! replicas, each of which drives one [`stages::Stage`] on a thread of its own. Autoregressive stages share the
 //! scheduler, KV-cache blocks and sampler of [`engine`]; the mathematics of a model stands in [`models`], written
 //! against the operations of [`tensor`]. Replicas hand chunks to each other over the edges of [`transport`], and
@@ -11,7 +11,8 @@
 //! Read [`actors::messages`] first: it holds every message that passes between actors.
 //!
 //! Dependencies point downwards only: http → actors → stages → {engine, models} → tensor; `metrics` and
-//! `transport` are used by actors and stages and use none of them.
+//! `transport` are used by actors and stages and use none of them. [`text`] turns text into tokens and back for
+//! `http` and `stages`; it reads its files through [`config`] and its settings from [`engine::SamplingParams`].
 
 pub mod actors;
 pub mod cli;
@@ -21,6 +22,8 @@ pub mod http;
 pub mod ids;
 pub mod metrics;
 pub mod models;
+pub mod server;
 pub mod stages;
 pub mod tensor;
+pub mod text;
 pub mod transport;

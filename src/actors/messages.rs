@@ -10,10 +10,13 @@ use actix::prelude::*;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+use crate::actors::replica::ReplicaActor;
+use crate::actors::worker::WorkerHandle;
 use crate::engine::{FinishReason, SamplingParams};
 use crate::ids::{ReplicaKey, RequestId, StageId};
-use crate::metrics::StatEvent;
-use crate::stages::{Modality, Output, Prompt, StageError};
+use crate::metrics::{Exposition, StatEvent, StatsPort};
+use crate::stages::{Modality, Output, Prompt, StageError, StageRequest};
+use crate::transport::EdgeSender;
 
 /// A request as the HTTP layer hands it over, checked and complete.
 #[derive(Debug, Clone)]
@@ -56,6 +59,14 @@ pub struct Abort {
     pub cause: AbortCause,
 }
 
+/// Server → orchestrator: abort all that is left.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct AbortAll {
+    /// Why.
+    pub cause: AbortCause,
+}
+
 /// Worker → orchestrator: the stage left the request waiting no longer.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
@@ -89,6 +100,106 @@ pub enum StageOutcome {
     Removed,
 }
 
+/// Orchestrator → replica: take part in this request. The answer comes when the worker has it in its queue, so that
+/// the first stage can be begun when all later ones are ready for its chunks.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Unavailable>")]
+pub struct Begin(pub Job);
+
+/// A request, as one replica's worker holds it.
+#[derive(Debug)]
+pub struct Job {
+    /// What the stage is asked to do.
+    pub request: StageRequest,
+    /// The client's stream.
+    pub events: RequestSink,
+    /// The edge to the replica of the next stage that the request is bound to.
+    pub next: Option<EdgeSender>,
+}
+
+/// The replica cannot take the request: it is gone, or its queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the replica takes no requests")]
+pub struct Unavailable;
+
+/// Orchestrator → replica: some of your requests are cancelled; remove them before the next step.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct RemoveCancelled;
+
+/// Supervisor → orchestrator: a life of a replica began; bind requests to it.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct ReplicaUp {
+    /// Which life.
+    pub key: ReplicaKey,
+    /// Where control goes.
+    pub address: Addr<ReplicaActor>,
+    /// Where chunks for it go, and what it holds.
+    pub worker: WorkerHandle,
+}
+
+/// Supervisor → orchestrator: a life of a replica ended, and with it all it held.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct ReplicaDown {
+    /// Which life.
+    pub key: ReplicaKey,
+    /// Why.
+    pub cause: ExitCause,
+}
+
+/// Worker → supervisor: the stage is built, the replica can be bound.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct WorkerReady {
+    /// Which life.
+    pub key: ReplicaKey,
+}
+
+/// Worker → supervisor: the thread ends, and with it this life of the replica.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct WorkerExited {
+    /// Which life.
+    pub key: ReplicaKey,
+    /// Why.
+    pub cause: ExitCause,
+}
+
+/// Why a life of a replica ended.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ExitCause {
+    /// The stage panicked.
+    #[error("the stage panicked: {0}")]
+    Panicked(String),
+    /// The stage reported that it is broken.
+    #[error(transparent)]
+    Broken(StageError),
+    /// The stage could not be built.
+    #[error("the stage could not be built: {0}")]
+    NotBuilt(StageError),
+    /// It was asked to stop.
+    #[error("it was stopped")]
+    Stopped,
+}
+
+impl ExitCause {
+    /// A stable word, used in the HTTP error body and as the metric label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Panicked(_) => "replica_panic",
+            Self::Broken(error) | Self::NotBuilt(error) => error.reason(),
+            Self::Stopped => "replica_stopped",
+        }
+    }
+}
+
+/// Server → supervisor: end all workers.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct StopWorkers;
+
 /// Anyone → orchestrator: how is the pipeline?
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Health")]
@@ -115,6 +226,8 @@ pub struct Held {
     pub requests: usize,
     /// Bindings that are not released.
     pub bindings: usize,
+    /// Requests that workers hold, over all live replicas.
+    pub jobs: usize,
 }
 
 /// Server → orchestrator: take no new requests from now on.
@@ -127,9 +240,20 @@ pub struct Drain;
 #[rtype(result = "()")]
 pub struct Record(pub StatEvent);
 
-/// HTTP → metrics actor: write all families.
+/// Supervisor → metrics actor: how this life of a replica is asked to report before a scrape. Sent before the life
+/// begins; forgotten with [`StatEvent::ReplicaDown`].
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct RegisterReplica {
+    /// Which life.
+    pub key: ReplicaKey,
+    /// The port that its worker answers.
+    pub port: Arc<StatsPort>,
+}
+
+/// HTTP → metrics actor: gather all families. Whoever asks writes the page.
 #[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "Vec<prometheus::proto::MetricFamily>")]
+#[rtype(result = "Exposition")]
 pub struct Scrape;
 
 /// The terminal and non-terminal events of a request, as the HTTP layer sees them.
@@ -203,6 +327,8 @@ pub enum AbortCause {
     Timeout,
     /// The server stopped before the request ended.
     Shutdown,
+    /// Another prompt of the same call was turned away or failed, so nobody waits for this one any more.
+    SiblingFailed,
 }
 
 impl AbortCause {
@@ -212,6 +338,7 @@ impl AbortCause {
             Self::ClientDisconnect => "client_disconnect",
             Self::Timeout => "timeout",
             Self::Shutdown => "shutting_down",
+            Self::SiblingFailed => "sibling_failed",
         }
     }
 }

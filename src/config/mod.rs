@@ -1,1 +1,6 @@
-//! config
+//! What the server is told before it starts: the checkpoint and, later, the deployment.
+
+pub mod checkpoint;
+mod demo;
+
+pub use checkpoint::{Checkpoint, CheckpointError, ModelIdentity, TokenizerFiles};

@@ -37,8 +37,27 @@ pub struct SamplingParams {
     pub include_stop_str_in_output: bool,
     /// Leave special tokens out of the text.
     pub skip_special_tokens: bool,
+    /// How a stage samples that chooses several codes a step, beside the first one.
+    pub subtalker: SubtalkerParams,
     /// Report the log probability of each generated token and of this many most likely ones.
     pub logprobs: Option<u32>,
+}
+
+/// How a code predictor chooses the codes of a frame after the first one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SubtalkerParams {
+    /// As [`SamplingParams::temperature`].
+    pub temperature: f32,
+    /// As [`SamplingParams::top_k`].
+    pub top_k: u32,
+    /// As [`SamplingParams::top_p`].
+    pub top_p: f32,
+}
+
+impl Default for SubtalkerParams {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: 50, top_p: 0.8 }
+    }
 }
 
 impl Default for SamplingParams {
@@ -61,6 +80,7 @@ impl Default for SamplingParams {
             stop_token_ids: Vec::new(),
             include_stop_str_in_output: false,
             skip_special_tokens: true,
+            subtalker: SubtalkerParams::default(),
             logprobs: None,
         }
     }

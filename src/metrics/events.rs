@@ -43,7 +43,14 @@ pub enum PipelineEvent {
         /// Which request.
         request: RequestId,
     },
-    /// It ended; the last event of this request.
+    /// Its spoken answer was delivered. May come after [`Ended`](Self::Ended).
+    AudioDelivered {
+        /// Which request.
+        request: RequestId,
+        /// What was delivered.
+        audio: DeliveredAudio,
+    },
+    /// It ended; the last event of this request from the orchestrator.
     Ended {
         /// Which request.
         request: RequestId,
@@ -54,6 +61,30 @@ pub enum PipelineEvent {
         /// Seconds from HTTP arrival to the end.
         e2e_seconds: f64,
     },
+}
+
+/// The speech that a request got, told by the HTTP layer when the answer is complete.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeliveredAudio {
+    /// The stage that made it.
+    pub stage: StageId,
+    /// Samples per channel; 0 if there was nothing to be spoken.
+    pub frames: u64,
+    /// Samples per second and channel.
+    pub sample_rate: u32,
+    /// Seconds from HTTP arrival to the last packet.
+    pub e2e_seconds: f64,
+    /// How it would have played; only for streamed answers.
+    pub playback: Option<Playback>,
+}
+
+/// How a streamed answer would have played (reference, section 6.1).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Playback {
+    /// Seconds from HTTP arrival to the first packet.
+    pub first_packet_seconds: f64,
+    /// The longest time that a player which never pauses would have run dry, in seconds.
+    pub underrun_seconds: f64,
 }
 
 /// What a replica reports. Totals are cumulative within the epoch, so a lost report loses nothing of them.
@@ -82,6 +113,27 @@ pub struct ReplicaStats {
     pub samples: Vec<TokenSample>,
     /// Requests that ended in this replica since the last report.
     pub finished: Vec<FinishedRequest>,
+    /// Chunks that came over its edge since the last report.
+    pub transfers: Vec<TransferSample>,
+}
+
+/// A chunk that came over an edge, measured on both sides.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TransferSample {
+    /// The request it belongs to; its route says which replicas.
+    pub request: RequestId,
+    /// The stage that sent it.
+    pub from: StageId,
+    /// The stage that received it.
+    pub to: StageId,
+    /// Bytes handed over: of content where chunks are passed as they are, of the encoding where they are encoded.
+    pub size_bytes: u64,
+    /// Seconds that the sender spent on handing it over.
+    pub send_seconds: f64,
+    /// Seconds between the two.
+    pub in_flight_seconds: f64,
+    /// Seconds that the receiver spent on taking it.
+    pub receive_seconds: f64,
 }
 
 /// Scheduler values at one moment.
@@ -121,7 +173,7 @@ pub struct EngineTotals {
 /// A sample for a histogram.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TokenSample {
-    /// Tokens computed in one step: prompt and generated.
+    /// Tokens of one step with output: generated ones, and the computed prompts of requests whose first it gave.
     IterationTokens(u64),
     /// Seconds from arrival to the first token of a request.
     TimeToFirstToken(f64),

@@ -1,7 +1,28 @@
 //! Metrics: what is counted, under which name, and how it is written.
+//!
+//! The way of a number: whoever counts sends a [`StatEvent`] through a [`StatsSender`]; a replica does so through
+//! its [`ReplicaReporter`], which keeps the pace. The metrics actor hands every event to the [`Ledger`], which moves
+//! the families that [`definitions`] describes. At a scrape the ledger is gathered into an [`Exposition`], which
+//! the HTTP layer writes as text.
 
+pub mod definitions;
+pub mod error;
 pub mod events;
+pub mod exposition;
+pub mod families;
+pub mod ledger;
+pub mod reporting;
+pub mod settings;
 
+pub use error::MetricsError;
 pub use events::{
-    EngineTotals, FinishedRequest, PipelineEvent, ReplicaStats, SchedulerSnapshot, StatEvent, TokenSample,
+    DeliveredAudio, EngineTotals, FinishedRequest, PipelineEvent, Playback, ReplicaReport, ReplicaStats,
+    SchedulerSnapshot, StageDescription, StatEvent, TokenSample, TransferSample,
 };
+pub use exposition::{Exposition, TEXT_CONTENT_TYPE};
+pub use ledger::Ledger;
+pub use reporting::{FlushRequest, REPORT_INTERVAL, ReplicaReporter, ReportPacer, StatsPort, StatsSender};
+pub use settings::{MetricsSettings, OmniPrefix};
+
+#[cfg(test)]
+mod page;

@@ -4,14 +4,20 @@
 //! launches the step and collects what came out. Nothing here knows of actors, HTTP or the Prometheus registry.
 
 pub mod error;
+pub mod function;
+pub mod llm;
 pub mod output;
+pub mod pipeline;
+pub mod qwen3_omni;
 pub mod request;
 pub mod stage;
 
 pub use error::StageError;
+pub use function::{Emission, FunctionStage, Item};
 pub use output::{
     AudioPacket, ChoiceFinish, Output, StageEvent, StageOutput, StopReason, TextDelta, TokenLogprob,
     TokenLogprobs,
 };
+pub use pipeline::{Pipeline, StageSpec};
 pub use request::{Cancellation, Modality, Prompt, StageInput, StageRequest};
 pub use stage::{Poll, Readiness, Stage, StageFactory, Ticket};

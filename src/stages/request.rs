@@ -60,6 +60,8 @@ pub struct Prompt {
     pub token_ids: Vec<u32>,
     /// The text that was tokenised, if there was one.
     pub text: String,
+    /// The voice to speak with, one of those that the pipeline knows; without one it takes its first.
+    pub voice: Option<String>,
 }
 
 /// A flag that is raised once, when the request is aborted.

@@ -61,9 +61,8 @@ pub struct RotarySpec {
 impl RotarySpec {
     /// The inverse frequencies for a base `theta`.
     pub fn new(theta: f32, head_dim: usize, sections: [usize; 3]) -> Self {
-        let inverse_frequencies = (0..head_dim / 2)
-            .map(|pair| 1.0 / theta.powf((2 * pair) as f32 / head_dim as f32))
-            .collect();
+        let inverse_frequencies =
+            (0..head_dim / 2).map(|pair| 1.0 / theta.powf((2 * pair) as f32 / head_dim as f32)).collect();
         Self { inverse_frequencies, sections }
     }
 
@@ -115,7 +114,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// The experts chosen by each row, with their weights.
     type Routing: Send + Sync;
 
-    /// Runs a forward pass. On a CPU this is inside the thread pool, so that operations enter it cheaply.
+    /// Runs a forward pass, or loads a model. On a CPU this is inside the thread pool, so that operations enter it
+    /// cheaply.
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 
     /// Takes weights `[out_i, in]` over, stacked along `out`.

@@ -60,6 +60,33 @@ impl StepBatch {
         self.logit_rows.clear();
     }
 
+    /// Appends the next tokens of a sequence of text, `start` tokens of which are in the cache already. With
+    /// `wants_logits` the logits of the last of them are wanted. Tokens for which the block table has no block are
+    /// left out, which [`check`](Self::check) then finds.
+    pub fn push_text(
+        &mut self,
+        tokens: impl Iterator<Item = u32>,
+        start: usize,
+        block_table: &[u32],
+        wants_logits: bool,
+    ) {
+        let first_row = self.rows() as u32;
+        for (position, token) in (start..).zip(tokens) {
+            let Some(block) = block_table.get(position / BLOCK_SIZE) else { break };
+            self.token_ids.push(token);
+            for axis in &mut self.positions {
+                axis.push(position as f32);
+            }
+            self.slot_mapping.push(block * BLOCK_SIZE as u32 + (position % BLOCK_SIZE) as u32);
+        }
+        let rows = self.rows() as u32 - first_row;
+        if wants_logits {
+            self.logit_rows.push((first_row + rows).saturating_sub(1));
+        }
+        let context = start as u32 + rows;
+        self.sequences.push(SequenceSpan { first_row, rows, context, block_table: block_table.to_vec() });
+    }
+
     /// Checks that the parts agree with each other and with `limits`. Whether blocks exist is for the cache to
     /// say, and whether token ids do for the embedding table.
     pub fn check(&self, limits: BatchLimits) -> Result<(), DeviceError> {

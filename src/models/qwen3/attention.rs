@@ -19,7 +19,11 @@ pub(super) struct Attention<B: Backend> {
 
 impl<B: Backend> Attention<B> {
     /// Loads `prefix.{q,k,v,o}_proj` and `prefix.{q,k}_norm`.
-    pub(super) fn load(loader: &Loader<'_, B>, prefix: &str, config: &DecoderConfig) -> Result<Self, LoadError> {
+    pub(super) fn load(
+        loader: &Loader<'_, B>,
+        prefix: &str,
+        config: &DecoderConfig,
+    ) -> Result<Self, LoadError> {
         let shape = config.attention;
         let name = |part: &str| format!("{prefix}.{part}.weight");
         Ok(Self {

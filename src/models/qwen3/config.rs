@@ -150,7 +150,10 @@ impl TextConfig {
         let kv_heads = positive("num_key_value_heads", self.num_key_value_heads)?;
         positive("num_hidden_layers", self.num_hidden_layers)?;
         if !heads.is_multiple_of(kv_heads) {
-            return Err(wrong("num_key_value_heads", format!("is {kv_heads}, which does not divide {heads} heads")));
+            return Err(wrong(
+                "num_key_value_heads",
+                format!("is {kv_heads}, which does not divide {heads} heads"),
+            ));
         }
         let head_dim = positive("head_dim", self.head_dim.unwrap_or(hidden_size / heads))?;
         if !head_dim.is_multiple_of(2) {

@@ -48,7 +48,9 @@ impl<B: Backend> FeedForward<B> {
         config: &FeedForwardConfig,
     ) -> Result<Self, LoadError> {
         match config {
-            FeedForwardConfig::Dense { width } => Ok(Self::Dense(Gated::load(loader, prefix, hidden, *width)?)),
+            FeedForwardConfig::Dense { width } => {
+                Ok(Self::Dense(Gated::load(loader, prefix, hidden, *width)?))
+            }
             FeedForwardConfig::Sparse { route, width, shared } => {
                 Ok(Self::Sparse(Box::new(Mixture::load(loader, prefix, hidden, *route, *width, *shared)?)))
             }

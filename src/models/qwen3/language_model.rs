@@ -37,7 +37,14 @@ impl<B: Backend> LanguageModel<B> {
         store: &WeightStore,
         dtype: Dtype,
     ) -> Result<Self, LoadError> {
-        let loader = Loader { backend, store, dtype };
+        backend.scope(|| Self::load_in_scope(&Loader { backend, store, dtype }, names, config))
+    }
+
+    fn load_in_scope(
+        loader: &Loader<'_, B>,
+        names: Names<'_>,
+        config: DecoderConfig,
+    ) -> Result<Self, LoadError> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = loader.matrix(&[(&format!("{}.embed_tokens.weight", names.model), vocab)], hidden)?;
         let head = if config.tied_embeddings {
@@ -45,8 +52,8 @@ impl<B: Backend> LanguageModel<B> {
         } else {
             loader.matrix(&[(&format!("{}.weight", names.head), vocab)], hidden)?
         };
-        let decoder = Decoder::load(&loader, names.model, config)?;
-        Ok(Self { backend: backend.clone(), embedding, decoder, head })
+        let decoder = Decoder::load(loader, names.model, config)?;
+        Ok(Self { backend: loader.backend.clone(), embedding, decoder, head })
     }
 
     /// Its dimensions.
@@ -66,7 +73,11 @@ impl<B: Backend> LanguageModel<B> {
 
     /// Memory for steps of up to `max_rows` rows, `max_logit_rows` of which want logits.
     pub fn new_workspace(&self, max_rows: usize, max_logit_rows: usize) -> Result<Workspace<B>, DeviceError> {
-        Workspace::new(&self.backend, self.config(), BatchLimits { rows: max_rows, logit_rows: max_logit_rows })
+        Workspace::new(
+            &self.backend,
+            self.config(),
+            BatchLimits { rows: max_rows, logit_rows: max_logit_rows },
+        )
     }
 
     /// Room to keep the hidden states of up to `max_rows` rows at some points.

@@ -10,6 +10,8 @@ mod decoder;
 mod feed_forward;
 mod language_model;
 pub mod taps;
+#[cfg(test)]
+mod tests;
 mod workspace;
 
 pub use config::{DecoderConfig, FeedForwardConfig, TextConfig};
@@ -17,4 +19,3 @@ pub use decoder::Decoder;
 pub use language_model::{LanguageModel, Names};
 pub use taps::{TapPoint, Taps};
 pub use workspace::Workspace;
-

@@ -43,7 +43,12 @@ impl<B: Backend> Taps<B> {
     }
 
     /// Keeps the states of a point if they are wanted.
-    pub(super) fn keep(&mut self, point: TapPoint, states: &B::Buffer, elements: usize) -> Result<(), DeviceError> {
+    pub(super) fn keep(
+        &mut self,
+        point: TapPoint,
+        states: &B::Buffer,
+        elements: usize,
+    ) -> Result<(), DeviceError> {
         self.elements = elements;
         for (_, buffer) in self.kept.iter_mut().filter(|(wanted, _)| *wanted == point) {
             self.backend.copy(states, elements, buffer)?;

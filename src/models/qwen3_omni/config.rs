@@ -304,7 +304,8 @@ mod tests {
 
     #[test]
     fn a_talker_for_another_thinker_is_refused() {
-        let error = changed(|root| root["talker_config"]["thinker_hidden_size"] = Value::from(7)).unwrap_err();
+        let error =
+            changed(|root| root["talker_config"]["thinker_hidden_size"] = Value::from(7)).unwrap_err();
         assert!(error.to_string().contains("talker_config.thinker_hidden_size is 7"), "{error}");
     }
 

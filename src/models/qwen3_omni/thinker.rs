@@ -30,6 +30,11 @@ impl<B: Backend> Thinker<B> {
         Ok(Self { model, accept_point })
     }
 
+    /// The language model alone.
+    pub fn into_language_model(self) -> LanguageModel<B> {
+        self.model
+    }
+
     /// Where the talker takes the thinker's hidden states, if there is a talker.
     pub fn accept_point(&self) -> Option<TapPoint> {
         self.accept_point

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::elementwise::{CombineRow, NormRow, Row, SwigluRow};
+use super::elementwise::{CombineRow, NormRotateRow, NormRow, Row, SwigluRow};
 use super::matmul::{Product, Rows, multiply};
 use super::memory::{CpuBatch, CpuBuffer, CpuCache, CpuExperts, CpuMatrix, CpuRouting, CpuVector};
-use super::plain::{Plain, check_attention, check_expert_matmul, check_matmul};
+use super::plain::{
+    Plain, check_attention, check_expert_matmul, check_matmul, check_norm_rotate_store, store,
+};
 use super::simd::dispatch;
 use super::{Isa, attention, pool};
 use crate::tensor::batch::{BatchLimits, StepBatch};
@@ -193,7 +195,18 @@ impl Backend for Cpu {
         layer: usize,
         cache: &mut CpuCache,
     ) -> Result<(), DeviceError> {
-        Plain.norm_rotate_store(qkv, query_gain, key_gain, eps, table, batch, shape, layer, cache)
+        check_norm_rotate_store(qkv, [query_gain, key_gain], table, batch, shape, layer, cache)?;
+        let elements = batch.rows() * shape.qkv_width();
+        each_row(&mut qkv.0[..elements], shape.qkv_width(), |(row, qkv)| {
+            let table = &table.0[row * shape.head_dim..][..shape.head_dim];
+            let (queries, rest) = qkv.split_at_mut(shape.query_width());
+            let keys = &mut rest[..shape.kv_width()];
+            for (heads, gain) in [(queries, &query_gain.0), (keys, &key_gain.0)] {
+                dispatch(self.isa, NormRotateRow { heads, gain, eps, table });
+            }
+        });
+        store(qkv, batch, shape, layer, cache);
+        Ok(())
     }
 
     fn attention(

@@ -40,23 +40,62 @@ impl Kernel for NormRow<'_> {
             (Row::Write(row), None) => row,
             (Row::Read(row), _) => row,
         };
-        let width = self.gain.len().min(x.len()).min(self.out.len());
-        let whole = width / S::LANES * S::LANES;
-        let rest = width - whole;
-        // SAFETY: all rows have `width` elements; the caller vouches for the instruction set.
-        unsafe {
-            let mut squares = S::splat(0.0);
-            for at in (0..whole).step_by(S::LANES) {
-                let value = S::load(x.as_ptr().add(at));
-                squares = S::mul_add(value, value, squares);
-            }
-            if rest > 0 {
-                let value = S::load_part(x.as_ptr().add(whole), rest);
-                squares = S::mul_add(value, value, squares);
-            }
-            let scale = 1.0 / (S::sum(squares) / width as f32 + self.eps).sqrt();
-            for ((out, value), gain) in self.out.iter_mut().zip(x).zip(self.gain) {
-                *out = value * scale * gain;
+        // SAFETY: the caller vouches for the instruction set.
+        let scale = unsafe { inverse_root_mean_square::<S>(x, self.eps) };
+        for ((out, value), gain) in self.out.iter_mut().zip(x).zip(self.gain) {
+            *out = value * scale * gain;
+        }
+    }
+}
+
+/// `1 / sqrt(mean(x²) + eps)`.
+#[inline(always)]
+unsafe fn inverse_root_mean_square<S: Simd>(x: &[f32], eps: f32) -> f32 {
+    let whole = x.len() / S::LANES * S::LANES;
+    let rest = x.len() - whole;
+    // SAFETY: no more than `x.len()` elements are read; the caller vouches for the instruction set.
+    unsafe {
+        let mut squares = S::splat(0.0);
+        for at in (0..whole).step_by(S::LANES) {
+            let value = S::load(x.as_ptr().add(at));
+            squares = S::mul_add(value, value, squares);
+        }
+        if rest > 0 {
+            let value = S::load_part(x.as_ptr().add(whole), rest);
+            squares = S::mul_add(value, value, squares);
+        }
+        1.0 / (S::sum(squares) / x.len() as f32 + eps).sqrt()
+    }
+}
+
+/// Normalises and turns the heads of one row in place.
+pub(super) struct NormRotateRow<'a> {
+    /// Heads of `gain.len()` each.
+    pub(super) heads: &'a mut [f32],
+    /// The gain of every head.
+    pub(super) gain: &'a [f32],
+    /// Added under the root.
+    pub(super) eps: f32,
+    /// Cosines, then sines, as many as a head is wide.
+    pub(super) table: &'a [f32],
+}
+
+impl Kernel for NormRotateRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let width = self.gain.len();
+        let (cosines, sines) = self.table.split_at(width / 2);
+        let (first_gains, second_gains) = self.gain.split_at(width / 2);
+        for head in self.heads.chunks_exact_mut(width) {
+            // SAFETY: the caller vouches for the instruction set.
+            let scale = unsafe { inverse_root_mean_square::<S>(head, self.eps) };
+            let (first, second) = head.split_at_mut(width / 2);
+            let angles = cosines.iter().zip(sines).zip(first_gains.iter().zip(second_gains));
+            for ((x, y), ((cosine, sine), (x_gain, y_gain))) in first.iter_mut().zip(second).zip(angles) {
+                let (a, b) = (*x * scale * x_gain, *y * scale * y_gain);
+                (*x, *y) = (a * cosine - b * sine, b * cosine + a * sine);
             }
         }
     }

@@ -17,6 +17,8 @@ use crate::tensor::weights::{Element, Elements};
 
 /// Columns of a tile: outputs that share the loads of a row.
 const TILE_COLUMNS: usize = 4;
+/// Columns of a tile where there is a single row.
+const WIDE_COLUMNS: usize = 8;
 /// From this many rows on, a block of the weight is widened and packed before use.
 const PACK_ROWS: usize = 16;
 /// Values of a packed block, which should stay in the second-level cache.
@@ -95,7 +97,10 @@ pub(super) fn multiply<'a>(
     let (inner, width) = (shape.inner, shape.out);
     let rows: usize = (0..count).map(|index| product(index).rows.len()).sum();
     let columns = match rows / count >= PACK_ROWS {
-        true => (PACKED_BLOCK / inner.max(1)).clamp(2 * TILE_COLUMNS, STORED_COLUMNS) / TILE_COLUMNS * TILE_COLUMNS,
+        true => {
+            (PACKED_BLOCK / inner.max(1)).clamp(2 * TILE_COLUMNS, STORED_COLUMNS) / TILE_COLUMNS
+                * TILE_COLUMNS
+        }
         false => STORED_COLUMNS,
     };
     let blocks: usize = shape.parts.iter().map(|part| part.shape[0].div_ceil(columns)).sum();
@@ -284,18 +289,18 @@ unsafe fn accumulate<S: Simd, C: Columns, const M: usize, const N: usize>(
             for (n, weight) in weights.iter_mut().enumerate() {
                 *weight = columns.load::<S>(n, step);
             }
-            for m in 0..M {
-                let value = S::load(x[m].add(step * S::LANES));
-                for n in 0..N {
-                    sums[m][n] = S::mul_add(value, weights[n], sums[m][n]);
+            for (x, sums) in x.iter().zip(sums.iter_mut()) {
+                let value = S::load(x.add(step * S::LANES));
+                for (sum, weight) in sums.iter_mut().zip(weights) {
+                    *sum = S::mul_add(value, weight, *sum);
                 }
             }
         }
         if rest > 0 {
-            for m in 0..M {
-                let value = S::load_part(x[m].add(steps * S::LANES), rest);
-                for n in 0..N {
-                    sums[m][n] = S::mul_add(value, columns.load_part::<S>(n, steps, rest), sums[m][n]);
+            for (x, sums) in x.iter().zip(sums.iter_mut()) {
+                let value = S::load_part(x.add(steps * S::LANES), rest);
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::mul_add(value, columns.load_part::<S>(n, steps, rest), *sum);
                 }
             }
         }
@@ -306,12 +311,30 @@ unsafe fn accumulate<S: Simd, C: Columns, const M: usize, const N: usize>(
 macro_rules! with_rows {
     ($rows:expr, $m:ident => $call:expr) => {
         match $rows {
-            1 => { const $m: usize = 1; $call }
-            2 => { const $m: usize = 2; $call }
-            3 => { const $m: usize = 3; $call }
-            4 => { const $m: usize = 4; $call }
-            5 => { const $m: usize = 5; $call }
-            _ => { const $m: usize = 6; $call }
+            1 => {
+                const $m: usize = 1;
+                $call
+            }
+            2 => {
+                const $m: usize = 2;
+                $call
+            }
+            3 => {
+                const $m: usize = 3;
+                $call
+            }
+            4 => {
+                const $m: usize = 4;
+                $call
+            }
+            5 => {
+                const $m: usize = 5;
+                $call
+            }
+            _ => {
+                const $m: usize = 6;
+                $call
+            }
         }
     };
 }
@@ -331,6 +354,15 @@ impl<E: Lanes> Kernel for Block<'_, E> {
         unsafe {
             if self.rows.len() >= PACK_ROWS {
                 self.run_packed::<S>(whole / TILE_COLUMNS);
+            } else if self.rows.len() == 1 {
+                // A single row leaves registers free: more columns at once keep more reads in flight.
+                let wide = whole / WIDE_COLUMNS * WIDE_COLUMNS;
+                for column in (0..wide).step_by(WIDE_COLUMNS) {
+                    self.run_single::<S, WIDE_COLUMNS>(column);
+                }
+                for column in (wide..whole).step_by(TILE_COLUMNS) {
+                    self.run_single::<S, TILE_COLUMNS>(column);
+                }
             } else {
                 for column in (0..whole).step_by(TILE_COLUMNS) {
                     self.run_stored::<S, TILE_COLUMNS>(column);
@@ -375,11 +407,25 @@ impl<E: Lanes> Block<'_, E> {
         }
     }
 
+    /// `N` columns as stored, for the only row.
+    #[inline(always)]
+    unsafe fn run_single<S: Simd, const N: usize>(&self, column: usize) {
+        let (steps, rest) = (self.inner / S::LANES, self.inner % S::LANES);
+        // SAFETY: the row exists, and `column + N` columns do.
+        unsafe {
+            let columns = Stored { start: self.weight.as_ptr().add(column * self.inner), stride: self.inner };
+            let mut sums = [[S::splat(0.0); N]; 1];
+            accumulate::<S, _, 1, N>(self.inputs::<1>(0), columns, steps, rest, &mut sums);
+            self.finish::<S, 1, N>(0, column, &sums);
+        }
+    }
+
     /// `N` columns as stored, for all rows.
     #[inline(always)]
     unsafe fn run_stored<S: Simd, const N: usize>(&self, column: usize) {
         // SAFETY: `column + N` columns exist.
-        let columns = unsafe { Stored { start: self.weight.as_ptr().add(column * self.inner), stride: self.inner } };
+        let columns =
+            unsafe { Stored { start: self.weight.as_ptr().add(column * self.inner), stride: self.inner } };
         let (steps, rest) = (self.inner / S::LANES, self.inner % S::LANES);
         let (_, height) = self.row_tiles::<S>();
         let mut first = 0;
@@ -475,7 +521,13 @@ impl<E: Lanes> Block<'_, E> {
                         }
                     }
                     let columns = Packed { start: packed.add(tile * tile_size + begin * TILE_COLUMNS) };
-                    accumulate::<S, _, M, TILE_COLUMNS>(x.map(|x| x.add(begin)), columns, steps, rest, &mut sums);
+                    accumulate::<S, _, M, TILE_COLUMNS>(
+                        x.map(|x| x.add(begin)),
+                        columns,
+                        steps,
+                        rest,
+                        &mut sums,
+                    );
                     if end < self.inner {
                         for (index, sum) in sums.as_flattened().iter().enumerate() {
                             S::store(kept.add(index * S::LANES), *sum);

@@ -35,7 +35,12 @@ impl CpuMatrix {
         let mut out = 0;
         for part in &parts {
             require_exact("matrix", "the shape of a part", part.shape.len(), 2)?;
-            require_exact("matrix", "the inner width of a part", part.shape[1], *inner.get_or_insert(part.shape[1]))?;
+            require_exact(
+                "matrix",
+                "the inner width of a part",
+                part.shape[1],
+                *inner.get_or_insert(part.shape[1]),
+            )?;
             out += part.shape[0];
         }
         Ok(Self { parts: parts.into(), inner: inner.unwrap_or(0), out })
@@ -279,7 +284,8 @@ mod tests {
 
     #[test]
     fn parts_of_different_inner_width_do_not_stack() {
-        let part = |shape: Vec<usize>| Weight::from_f32(shape.clone(), vec![0.0; shape.iter().product()]).unwrap();
+        let part =
+            |shape: Vec<usize>| Weight::from_f32(shape.clone(), vec![0.0; shape.iter().product()]).unwrap();
         let error = CpuMatrix::stack(vec![part(vec![2, 3]), part(vec![2, 4])]).unwrap_err();
         assert_eq!(error.reason(), "shape_mismatch");
     }

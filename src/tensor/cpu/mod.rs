@@ -14,6 +14,8 @@ mod plain;
 mod pool;
 mod portable;
 mod simd;
+#[cfg(test)]
+mod tests;
 
 pub use device::Cpu;
 pub use isa::{ISA_VARIABLE, Isa};

@@ -164,30 +164,21 @@ impl Backend for Plain {
         layer: usize,
         cache: &mut CpuCache,
     ) -> Result<(), DeviceError> {
-        const NAME: &str = "norm_rotate_store";
+        check_norm_rotate_store(qkv, [query_gain, key_gain], table, batch, shape, layer, cache)?;
         let width = shape.head_dim;
-        require(NAME, "qkv", qkv.0.len(), batch.rows() * shape.qkv_width())?;
-        require(NAME, "table", table.0.len(), batch.rows() * width)?;
-        require_exact(NAME, "query_gain", query_gain.0.len(), width)?;
-        require_exact(NAME, "key_gain", key_gain.0.len(), width)?;
-        batch.check_cache(NAME, cache, layer, shape.kv_heads, width)?;
         let rows = qkv.0.chunks_exact_mut(shape.qkv_width()).zip(table.0.chunks_exact(width));
-        for ((row, table), slot) in rows.zip(&batch.slot_mapping) {
+        for (row, table) in rows.take(batch.rows()) {
             let (queries, rest) = row.split_at_mut(shape.query_width());
-            let (keys, values) = rest.split_at_mut(shape.kv_width());
             for query in queries.chunks_exact_mut(width) {
                 normalize(query, &query_gain.0, eps);
                 rotate(query, table);
             }
-            let (block, place) = (*slot as usize / BLOCK_SIZE, *slot as usize % BLOCK_SIZE);
-            for (head, (key, value)) in keys.chunks_exact_mut(width).zip(values.chunks_exact(width)).enumerate() {
+            for key in rest[..shape.kv_width()].chunks_exact_mut(width) {
                 normalize(key, &key_gain.0, eps);
                 rotate(key, table);
-                let at = cache.offset(block, head) + place * width;
-                cache.keys[layer][at..at + width].copy_from_slice(key);
-                cache.values[layer][at..at + width].copy_from_slice(value);
             }
         }
+        store(qkv, batch, shape, layer, cache);
         Ok(())
     }
 
@@ -375,6 +366,25 @@ pub(super) fn check_matmul(
     require("matmul", "out", out.0.len(), rows * weight.out)
 }
 
+/// Whether the operands of `norm_rotate_store` fit together.
+pub(super) fn check_norm_rotate_store(
+    qkv: &CpuBuffer,
+    gains: [&CpuVector; 2],
+    table: &CpuBuffer,
+    batch: &CpuBatch,
+    shape: AttentionShape,
+    layer: usize,
+    cache: &CpuCache,
+) -> Result<(), DeviceError> {
+    const NAME: &str = "norm_rotate_store";
+    require(NAME, "qkv", qkv.0.len(), batch.rows() * shape.qkv_width())?;
+    require(NAME, "table", table.0.len(), batch.rows() * shape.head_dim)?;
+    for gain in gains {
+        require_exact(NAME, "gain", gain.0.len(), shape.head_dim)?;
+    }
+    batch.check_cache(NAME, cache, layer, shape.kv_heads, shape.head_dim)
+}
+
 /// Whether the operands of attention fit together.
 pub(super) fn check_attention(
     qkv: &CpuBuffer,
@@ -407,6 +417,26 @@ pub(super) fn check_expert_matmul(
     require_exact("expert_matmul", "experts", experts.experts.len() + 1, routing.starts.len())
 }
 
+/// Copies the keys and values of all rows to their slots.
+pub(super) fn store(
+    qkv: &CpuBuffer,
+    batch: &CpuBatch,
+    shape: AttentionShape,
+    layer: usize,
+    cache: &mut CpuCache,
+) {
+    let width = shape.head_dim;
+    for (row, slot) in qkv.0.chunks_exact(shape.qkv_width()).zip(&batch.slot_mapping) {
+        let (keys, values) = row[shape.query_width()..].split_at(shape.kv_width());
+        let (block, place) = (*slot as usize / BLOCK_SIZE, *slot as usize % BLOCK_SIZE);
+        for (head, (key, value)) in keys.chunks_exact(width).zip(values.chunks_exact(width)).enumerate() {
+            let at = cache.offset(block, head) + place * width;
+            cache.keys[layer][at..at + width].copy_from_slice(key);
+            cache.values[layer][at..at + width].copy_from_slice(value);
+        }
+    }
+}
+
 /// Copies stored values as f32.
 fn widen<T: Element>(values: &[T], out: &mut [f32]) {
     for (out, value) in out.iter_mut().zip(values) {
@@ -434,7 +464,7 @@ fn products<T: Element>(x: &[f32], weight: &[T], out: &mut [f32]) {
 }
 
 /// RMS norm of one row, in place.
-pub(super) fn normalize(x: &mut [f32], gain: &[f32], eps: f32) {
+fn normalize(x: &mut [f32], gain: &[f32], eps: f32) {
     let mean = x.iter().map(|value| value * value).sum::<f32>() / x.len() as f32;
     let scale = 1.0 / (mean + eps).sqrt();
     for (value, gain) in x.iter_mut().zip(gain) {
@@ -443,7 +473,7 @@ pub(super) fn normalize(x: &mut [f32], gain: &[f32], eps: f32) {
 }
 
 /// Turns the pairs (first half, second half) of a head by the angles whose cosines and sines are given.
-pub(super) fn rotate(head: &mut [f32], table: &[f32]) {
+fn rotate(head: &mut [f32], table: &[f32]) {
     let pairs = head.len() / 2;
     let (first, second) = head.split_at_mut(pairs);
     let (cosines, sines) = table.split_at(pairs);

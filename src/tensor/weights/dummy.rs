@@ -85,7 +85,9 @@ mod tests {
 
     #[test]
     fn norm_gains_are_one() {
-        for name in ["model.norm.weight", "layers.0.input_layernorm.weight", "layers.0.self_attn.q_norm.weight"] {
+        for name in
+            ["model.norm.weight", "layers.0.input_layernorm.weight", "layers.0.self_attn.q_norm.weight"]
+        {
             assert_eq!(weight(7, name, &[3]).unwrap().to_f32(), [1.0; 3]);
         }
     }

@@ -10,8 +10,10 @@ use super::WeightError;
 
 /// Maps `path` read-only.
 pub(super) fn map(path: &Path) -> Result<Mmap, WeightError> {
-    let unreadable =
-        |cause: std::io::Error| WeightError::Unreadable { file: path.display().to_string(), cause: cause.to_string() };
+    let unreadable = |cause: std::io::Error| WeightError::Unreadable {
+        file: path.display().to_string(),
+        cause: cause.to_string(),
+    };
     let file = File::open(path).map_err(unreadable)?;
     // SAFETY: the mapping is read-only and private to this process. Checkpoints are not written while they are
     // served; whoever cuts the file short meanwhile gets a bus error, which no loader that maps files can avoid.

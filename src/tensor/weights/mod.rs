@@ -10,5 +10,5 @@ mod store;
 
 pub use error::WeightError;
 pub use storage::{Dtype, Weight, WeightData};
-pub use store::WeightStore;
 pub(crate) use storage::{Element, Elements};
+pub use store::WeightStore;

@@ -154,7 +154,8 @@ impl Weight {
     pub(super) fn into_dtype(self, dtype: Dtype) -> Self {
         match (&self.data.0, dtype) {
             (Elements::F32(values), Dtype::Bfloat16) => {
-                let rounded: Vec<bf16> = values.as_slice().iter().map(|value| bf16::from_f32(*value)).collect();
+                let rounded: Vec<bf16> =
+                    values.as_slice().iter().map(|value| bf16::from_f32(*value)).collect();
                 Self::from_bf16(self.shape.clone(), rounded).unwrap_or(self)
             }
             _ => self,

@@ -118,7 +118,9 @@ fn open_shards(directory: &Path, index: &Path) -> Result<Origin, WeightError> {
                 if Path::new(&shard).file_name() != Some(shard.as_ref()) {
                     return Err(WeightError::Malformed {
                         file,
-                        cause: format!("tensor {tensor} is placed in {shard}, which is not a plain file name"),
+                        cause: format!(
+                            "tensor {tensor} is placed in {shard}, which is not a plain file name"
+                        ),
                     });
                 }
                 shards.push(SafetensorsFile::open(&directory.join(&shard))?);
@@ -165,7 +167,8 @@ mod tests {
     fn a_missing_name_names_file_and_tensor() {
         let directory = tempfile::tempdir().unwrap();
         write(directory.path(), SINGLE, StoredDtype::F32);
-        let error = WeightStore::open(directory.path()).unwrap().tensor("b", &[2, 2], Dtype::Auto).unwrap_err();
+        let error =
+            WeightStore::open(directory.path()).unwrap().tensor("b", &[2, 2], Dtype::Auto).unwrap_err();
         assert_eq!(error.reason(), "tensor_missing");
         assert!(error.to_string().contains(SINGLE) && error.to_string().contains("tensor b"), "{error}");
     }
@@ -174,7 +177,8 @@ mod tests {
     fn a_wrong_shape_names_both_shapes() {
         let directory = tempfile::tempdir().unwrap();
         write(directory.path(), SINGLE, StoredDtype::F32);
-        let error = WeightStore::open(directory.path()).unwrap().tensor("a", &[4, 1], Dtype::Auto).unwrap_err();
+        let error =
+            WeightStore::open(directory.path()).unwrap().tensor("a", &[4, 1], Dtype::Auto).unwrap_err();
         assert!(error.to_string().contains("[2, 2] where config.json asks for [4, 1]"), "{error}");
     }
 
@@ -182,7 +186,8 @@ mod tests {
     fn an_unsupported_element_type_is_named() {
         let directory = tempfile::tempdir().unwrap();
         write(directory.path(), SINGLE, StoredDtype::F16);
-        let error = WeightStore::open(directory.path()).unwrap().tensor("a", &[2, 4], Dtype::Auto).unwrap_err();
+        let error =
+            WeightStore::open(directory.path()).unwrap().tensor("a", &[2, 4], Dtype::Auto).unwrap_err();
         assert!(error.to_string().contains("F16"), "{error}");
     }
 
@@ -211,7 +216,8 @@ mod tests {
         let store = WeightStore::open(directory.path()).unwrap();
         assert!(store.holds("a") && store.tensor("a", &[2, 2], Dtype::Auto).is_ok());
 
-        std::fs::write(&index, r#"{"weight_map": {"a": "one.safetensors", "z": "one.safetensors"}}"#).unwrap();
+        std::fs::write(&index, r#"{"weight_map": {"a": "one.safetensors", "z": "one.safetensors"}}"#)
+            .unwrap();
         let error = WeightStore::open(directory.path()).unwrap_err();
         assert_eq!(error.reason(), "tensor_not_in_shard");
         assert!(error.to_string().contains("tensor z"), "{error}");

@@ -1,0 +1,143 @@
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+use crate::actors::messages::{AbortCause, Rejection};
+use crate::engine::FinishReason;
+use crate::ids::{Epoch, RequestId};
+use crate::metrics::definitions::labels;
+use crate::metrics::{
+    EngineTotals, OmniPrefix, PipelineEvent, ReplicaReporter, ReplicaStats, SchedulerSnapshot,
+    StageDescription,
+};
+use crate::stages::{Modality, StageError};
+
+const KEY: ReplicaKey = ReplicaKey { stage: StageId(0), replica: ReplicaId(0), epoch: Epoch(0) };
+
+fn settings(log_stats: bool) -> MetricsSettings {
+    let stages = vec![StageDescription { stage: StageId(0), replicas: 1, max_model_len: Some(64) }];
+    MetricsSettings { model_name: "m".to_owned(), omni_prefix: OmniPrefix::default(), log_stats, stages }
+}
+
+/// A worker that has counted 42 tokens it would not report by itself, and answers its port after `delay`.
+fn silent_worker(sender: StatsSender, delay: Duration) -> Arc<StatsPort> {
+    let (wake, woken) = mpsc::channel();
+    let port = Arc::new(StatsPort::new(move || {
+        let _ = wake.send(());
+    }));
+    let mut reporter = ReplicaReporter::new(KEY, sender, Arc::clone(&port));
+    thread::spawn(move || {
+        while woken.recv().is_ok() {
+            thread::sleep(delay);
+            reporter.report_if_due(Instant::now(), false, |stats: &mut ReplicaStats| {
+                stats.totals = Some(EngineTotals { generation_tokens: 42, ..Default::default() });
+            });
+        }
+    });
+    port
+}
+
+async fn page(address: &Addr<MetricsActor>) -> String {
+    address.send(Scrape).await.unwrap().to_text()
+}
+
+const TOKENS: &str = "vllm:generation_tokens_total{model_name=\"m\",replica=\"0\",stage=\"0\"}";
+
+#[actix::test]
+async fn a_scrape_holds_what_replicas_counted_until_then() {
+    let (address, sender) = MetricsActor::start_with_sender(settings(true), &Arbiter::current()).unwrap();
+    let port = silent_worker(sender, Duration::ZERO);
+    address.send(RegisterReplica { key: KEY, port }).await.unwrap();
+    assert!(page(&address).await.contains(&format!("{TOKENS} 42.0\n")));
+}
+
+#[actix::test]
+async fn a_scrape_does_not_wait_for_a_replica_that_is_stuck_and_delays_nobody() {
+    let (address, sender) = MetricsActor::start_with_sender(settings(true), &Arbiter::current()).unwrap();
+    let port = silent_worker(sender.clone(), Duration::from_millis(300));
+    address.send(RegisterReplica { key: KEY, port }).await.unwrap();
+    let begun = Instant::now();
+    let scrape = address.send(Scrape);
+    sender.send(|| StatEvent::Pipeline(PipelineEvent::Accepted { request: RequestId(1), route: vec![KEY] }));
+    let text = scrape.await.unwrap().to_text();
+    assert!(begun.elapsed() < Duration::from_millis(250), "{:?}", begun.elapsed());
+    assert!(text.contains(&format!("{TOKENS} 0.0\n")));
+    assert!(text.contains("vllm:omni_requests_accepted_total{model_name=\"m\"} 1.0\n"));
+}
+
+#[actix::test]
+async fn a_scrape_does_not_wait_for_a_replica_that_is_gone() {
+    let mut actor = MetricsActor::new(settings(true)).unwrap();
+    let port = Arc::new(StatsPort::new(|| {}));
+    actor.ports.insert((KEY.stage, KEY.replica), Port { key: KEY, port });
+    let mut complete = actor.ask_for_reports().unwrap();
+    assert!(complete.try_recv().is_err());
+    actor.note_report(&StatEvent::ReplicaDown { key: KEY, reason: "panic" });
+    assert!(complete.try_recv().is_ok());
+    assert!(actor.ask_for_reports().is_none());
+}
+
+#[actix::test]
+async fn values_held_back_appear_by_themselves_when_their_second_is_over() {
+    let (address, sender) = MetricsActor::start_with_sender(settings(true), &Arbiter::current()).unwrap();
+    let mut reporter = ReplicaReporter::new(KEY, sender, Arc::new(StatsPort::new(|| {})));
+    for (index, running) in [1, 2].into_iter().enumerate() {
+        reporter.changed();
+        let now = Instant::now() + Duration::from_millis(30 * index as u64);
+        assert!(reporter.report_if_due(now, false, |stats| {
+            stats.scheduler = Some(SchedulerSnapshot { running, ..Default::default() });
+        }));
+    }
+    let running = |page: &str| {
+        let line = page.lines().find(|line| line.starts_with("vllm:num_requests_running{")).unwrap();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    assert_eq!(running(&page(&address).await), "1.0");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(running(&page(&address).await), "2.0");
+}
+
+#[actix::test]
+async fn without_statistics_the_page_is_placeholders_and_nothing_is_sent() {
+    let (address, sender) = MetricsActor::start_with_sender(settings(false), &Arbiter::current()).unwrap();
+    assert!(!sender.is_on());
+    let ended = PipelineEvent::Ended {
+        request: RequestId(1),
+        reason: FinishReason::Stop,
+        detail: None,
+        e2e_seconds: 1.0,
+    };
+    address
+        .send(Record(StatEvent::Pipeline(PipelineEvent::Accepted { request: RequestId(1), route: vec![] })))
+        .await
+        .unwrap();
+    address.send(Record(StatEvent::Pipeline(ended))).await.unwrap();
+    let text = page(&address).await;
+    assert!(text.contains("# TYPE vllm:omni_requests_success_total counter\n"));
+    assert!(
+        text.contains("vllm:omni_requests_success_total{finished_reason=\"stop\",model_name=\"m\"} 0.0\n")
+    );
+    assert!(!text.contains("vllm:generation_tokens_total"));
+}
+
+#[test]
+fn the_reasons_known_to_the_definitions_are_those_of_the_errors() {
+    let rejections = [
+        Rejection::Overloaded { limit: 1 },
+        Rejection::StageUnavailable { stage: StageId(0) },
+        Rejection::Draining,
+        Rejection::UnsupportedModality(Modality::Audio),
+    ];
+    assert_eq!(labels::REJECTED_REASON.known, rejections.map(|rejection| rejection.reason()));
+    let aborts = [AbortCause::ClientDisconnect, AbortCause::Timeout, AbortCause::Shutdown];
+    let failures = [
+        StageError::InvalidInput,
+        StageError::OutOfCapacity,
+        StageError::Protocol,
+        StageError::Device,
+        StageError::Failed,
+    ];
+    let aborts = aborts.map(AbortCause::reason).into_iter();
+    let words: Vec<_> = aborts.chain(failures.map(|failure| failure(String::new()).reason())).collect();
+    assert_eq!(labels::FAILED_REASON.known, words);
+}

@@ -1,0 +1,444 @@
+//! The worker: the thread that owns a stage and steps it.
+//!
+//! A turn of its loop takes what came in, removes what was cancelled, plans and launches steps, and passes on what
+//! came out. It sleeps when there is nothing to do, and steps no further while the next stage takes no chunks.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use actix::Recipient;
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
+
+use crate::actors::messages::{
+    ExitCause, Job, RequestEvent, StageDone, StageOutcome, StageStarted, Unavailable, WorkerExited,
+    WorkerReady,
+};
+use crate::ids::{ReplicaKey, RequestId};
+use crate::metrics::{ReplicaReporter, StatsPort, StatsSender};
+use crate::stages::{
+    Poll, Readiness, Stage, StageError, StageEvent, StageFactory, StageInput, StageOutput, Ticket,
+};
+use crate::transport::edge::in_process;
+use crate::transport::{Chunk, EdgeError, EdgeReceiver, EdgeSender, Payload};
+
+/// Chunks that may wait at a replica before the stages that feed it are held up.
+const CHUNK_CREDITS: usize = 1024;
+/// Messages taken between two steps, so that a flood of them does not keep the stage from stepping.
+const MESSAGES_PER_TURN: usize = 256;
+/// A request whose chunk the next stage does not take for this long is given up.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a worker reports to.
+#[derive(Clone)]
+pub struct WorkerReports {
+    /// Told when the first stage takes a request up, if statistics are on.
+    pub started: Recipient<StageStarted>,
+    /// Told when the replica is done with a request.
+    pub done: Recipient<StageDone>,
+    /// Told when the stage is built.
+    pub ready: Recipient<WorkerReady>,
+    /// Told when the thread ends.
+    pub exited: Recipient<WorkerExited>,
+    /// Told what the stage counts.
+    pub statistics: StatsSender,
+}
+
+/// The outside of a worker: what its replica actor and the orchestrator hold.
+#[derive(Debug, Clone)]
+pub struct WorkerHandle {
+    control: Sender<Control>,
+    /// Where chunks for it go.
+    pub chunks: EdgeSender,
+    /// How it is asked to report what it counted.
+    pub statistics: Arc<StatsPort>,
+    shared: Arc<Shared>,
+}
+
+/// What is read and written from both sides.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Raised when requests were cancelled; the worker looks for them when it sees a new value.
+    removals: AtomicUsize,
+    /// Requests that the worker holds.
+    jobs: AtomicUsize,
+}
+
+/// What comes to a worker beside chunks.
+#[derive(Debug)]
+enum Control {
+    Begin(Box<Job>),
+    Wake,
+    Stop,
+}
+
+/// A job in the worker's hands.
+struct Held {
+    job: Job,
+    /// Number of the next chunk to the next stage.
+    next_sequence: u32,
+}
+
+/// A chunk that the next stage has not taken yet.
+struct Outgoing {
+    edge: EdgeSender,
+    chunk: Box<Chunk>,
+    since: Instant,
+}
+
+/// What comes in.
+struct Inbox {
+    control: Receiver<Control>,
+    chunks: EdgeReceiver,
+}
+
+struct Worker {
+    key: ReplicaKey,
+    stage: Box<dyn Stage>,
+    inbox: Inbox,
+    shared: Arc<Shared>,
+    reports: WorkerReports,
+    reporter: ReplicaReporter,
+    jobs: HashMap<RequestId, Held>,
+    /// Steps launched and not complete, oldest first.
+    in_flight: VecDeque<Ticket>,
+    /// Chunks in the order in which they were made. While there are any, no step is launched.
+    outbox: VecDeque<Outgoing>,
+    /// Scratch for the outputs of a step.
+    outputs: Vec<StageOutput>,
+    /// The value of [`Shared::removals`] that was acted on last.
+    seen_removals: usize,
+}
+
+/// Why the loop ends.
+enum Exit {
+    Stop,
+    Broken(StageError),
+}
+
+impl From<StageError> for Exit {
+    fn from(error: StageError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// Starts a worker thread, which builds its stage and reports when it is ready. `max_jobs` bounds the requests that
+/// may be queued at it.
+pub fn spawn(
+    key: ReplicaKey,
+    factory: StageFactory,
+    max_jobs: usize,
+    reports: WorkerReports,
+) -> std::io::Result<WorkerHandle> {
+    // Room for every request to begin, and for as many wake-ups.
+    let (control_sender, control) = bounded(2 * max_jobs + 2);
+    let (chunk_sender, chunks) = in_process(CHUNK_CREDITS);
+    let shared = Arc::new(Shared::default());
+    let statistics = Arc::new(StatsPort::new({
+        let control = control_sender.clone();
+        move || wake(&control)
+    }));
+    let handle =
+        WorkerHandle { control: control_sender, chunks: chunk_sender, statistics, shared: shared.clone() };
+    let name = format!("stage-{}-{}", key.stage, key.replica);
+    let reporter = ReplicaReporter::new(key, reports.statistics.clone(), handle.statistics.clone());
+    thread::Builder::new().name(name).spawn(move || {
+        let exited = reports.exited.clone();
+        let body = AssertUnwindSafe(|| {
+            let stage = match factory() {
+                Ok(stage) => stage,
+                Err(error) => return ExitCause::NotBuilt(error),
+            };
+            reports.ready.do_send(WorkerReady { key });
+            Worker::new(key, stage, Inbox { control, chunks }, shared, reports, reporter).run()
+        });
+        let cause = catch_unwind(body).unwrap_or_else(|panic| ExitCause::Panicked(panic_text(&*panic)));
+        exited.do_send(WorkerExited { key, cause });
+    })?;
+    Ok(handle)
+}
+
+impl WorkerHandle {
+    /// Queues a request, unless the worker is gone or full.
+    pub fn begin(&self, job: Job) -> Result<(), Unavailable> {
+        // Counted from the moment it is queued, so that a request in the queue is seen to be held.
+        self.shared.jobs.fetch_add(1, Ordering::Release);
+        self.control.try_send(Control::Begin(Box::new(job))).map_err(|_| {
+            self.shared.jobs.fetch_sub(1, Ordering::Release);
+            Unavailable
+        })
+    }
+
+    /// Makes the worker look for cancelled requests before its next step.
+    pub fn remove_cancelled(&self) {
+        self.shared.removals.fetch_add(1, Ordering::Release);
+        self.wake();
+    }
+
+    /// Wakes the worker if it sleeps. A worker whose queue is full is awake.
+    pub fn wake(&self) {
+        wake(&self.control);
+    }
+
+    /// Ends the worker after its current step.
+    pub fn stop(&self) {
+        let _ = self.control.try_send(Control::Stop);
+    }
+
+    /// Requests that the worker holds or has queued.
+    pub fn jobs(&self) -> usize {
+        self.shared.jobs.load(Ordering::Acquire)
+    }
+}
+
+impl Worker {
+    fn new(
+        key: ReplicaKey,
+        stage: Box<dyn Stage>,
+        inbox: Inbox,
+        shared: Arc<Shared>,
+        reports: WorkerReports,
+        reporter: ReplicaReporter,
+    ) -> Self {
+        Self {
+            key,
+            stage,
+            inbox,
+            shared,
+            reports,
+            reporter,
+            jobs: HashMap::new(),
+            in_flight: VecDeque::new(),
+            outbox: VecDeque::new(),
+            outputs: Vec::new(),
+            seen_removals: 0,
+        }
+    }
+
+    fn run(mut self) -> ExitCause {
+        loop {
+            match self.turn() {
+                Ok(true) => {}
+                Ok(false) => self.sleep(),
+                Err(Exit::Stop) => return ExitCause::Stopped,
+                Err(Exit::Broken(error)) => return ExitCause::Broken(error),
+            }
+        }
+    }
+
+    /// One turn of the loop. Says whether it is worth turning again at once.
+    fn turn(&mut self) -> Result<bool, Exit> {
+        self.take_messages()?;
+        self.remove_cancelled();
+        self.flush_outbox();
+        let stepped = self.step()?;
+        self.report();
+        Ok(stepped)
+    }
+
+    /// Tells the metrics actor what the stage counted, when it is time to.
+    fn report(&mut self) {
+        let idle = self.jobs.is_empty();
+        self.reporter.report_if_due(Instant::now(), idle, |stats| self.stage.report(stats));
+    }
+
+    fn take_messages(&mut self) -> Result<(), Exit> {
+        for _ in 0..MESSAGES_PER_TURN {
+            if !self.take_control()? {
+                break;
+            }
+        }
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(chunk) = self.inbox.chunks.try_receive() else { break };
+            self.take_chunk(chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Takes one control message. Says whether there was one.
+    fn take_control(&mut self) -> Result<bool, Exit> {
+        match self.inbox.control.try_recv() {
+            Ok(Control::Begin(job)) => self.begin(*job),
+            Ok(Control::Wake) => {}
+            Ok(Control::Stop) | Err(TryRecvError::Disconnected) => return Err(Exit::Stop),
+            Err(TryRecvError::Empty) => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn begin(&mut self, job: Job) {
+        let id = job.request.id;
+        self.reporter.changed();
+        let request = job.request.clone();
+        self.jobs.insert(id, Held { job, next_sequence: 0 });
+        if request.cancelled.is_cancelled() {
+            self.let_go(id, StageOutcome::Removed);
+        } else if let Err(error) = self.stage.add(request) {
+            self.let_go(id, StageOutcome::Failed(error));
+        }
+    }
+
+    fn take_chunk(&mut self, chunk: Chunk) -> Result<(), Exit> {
+        let id = chunk.request;
+        // A request begins at the later stages first, so its Begin lies in the queue before its first chunk.
+        while !self.jobs.contains_key(&id) && self.take_control()? {}
+        if !self.jobs.contains_key(&id) {
+            return Ok(()); // It was removed while the chunk was on its way.
+        }
+        if let Err(error) = self.stage.push(chunk) {
+            self.stage.remove(id);
+            self.let_go(id, StageOutcome::Failed(error));
+        }
+        Ok(())
+    }
+
+    fn remove_cancelled(&mut self) {
+        let removals = self.shared.removals.load(Ordering::Acquire);
+        if removals == self.seen_removals {
+            return;
+        }
+        self.seen_removals = removals;
+        let cancelled = |held: &&Held| held.job.request.cancelled.is_cancelled();
+        let ids: Vec<_> = self.jobs.values().filter(cancelled).map(|held| held.job.request.id).collect();
+        for id in ids {
+            self.stage.remove(id);
+            self.let_go(id, StageOutcome::Removed);
+        }
+    }
+
+    /// Launches what can be launched and waits for the oldest step. Says whether anything was done.
+    fn step(&mut self) -> Result<bool, Exit> {
+        let mut launched = false;
+        while self.outbox.is_empty()
+            && self.in_flight.len() < self.stage.steps_in_flight()
+            && self.stage.plan() == Readiness::Ready
+        {
+            self.in_flight.push_back(self.stage.launch()?);
+            launched = true;
+        }
+        let Some(&ticket) = self.in_flight.front() else { return Ok(launched) };
+        let mut outputs = std::mem::take(&mut self.outputs);
+        if self.stage.poll(ticket, true, &mut outputs)? == Poll::Complete {
+            self.in_flight.pop_front();
+        }
+        for output in outputs.drain(..) {
+            self.deliver(output);
+        }
+        self.outputs = outputs;
+        self.reporter.changed();
+        Ok(true)
+    }
+
+    fn deliver(&mut self, output: StageOutput) {
+        let id = output.request;
+        let Some(held) = self.jobs.get_mut(&id) else { return };
+        match output.event {
+            StageEvent::Started => {
+                let first = matches!(held.job.request.input, StageInput::Prompt(_));
+                if first && self.reports.statistics.is_on() {
+                    self.reports.started.do_send(StageStarted { request: id, replica: self.key });
+                }
+            }
+            StageEvent::Client(_) if !held.job.request.to_client => {}
+            StageEvent::Client(output) => {
+                use tokio::sync::mpsc::error::TrySendError;
+                // A closed stream means that the client is gone; the abort is on its way.
+                if let Err(TrySendError::Full(_)) = held.job.events.try_send(RequestEvent::Output(output)) {
+                    self.stage.remove(id);
+                    let error = StageError::Protocol("more outputs than the request can have".into());
+                    self.let_go(id, StageOutcome::Failed(error));
+                }
+            }
+            StageEvent::Next(payload) => self.send_on(id, payload, false),
+            StageEvent::Finished(reason) => {
+                self.send_on(id, Payload::End, true);
+                self.let_go(id, StageOutcome::Finished(reason));
+            }
+            StageEvent::Failed(error) => self.let_go(id, StageOutcome::Failed(error)),
+        }
+    }
+
+    /// Numbers a payload and sends it to the next stage, if the request goes there.
+    fn send_on(&mut self, id: RequestId, payload: Payload, last: bool) {
+        let Some(held) = self.jobs.get_mut(&id) else { return };
+        let Some(edge) = held.job.next.clone() else { return };
+        let chunk = Box::new(Chunk { request: id, sequence: held.next_sequence, last, payload });
+        held.next_sequence += 1;
+        self.outbox.push_back(Outgoing { edge, chunk, since: Instant::now() });
+        self.flush_outbox();
+    }
+
+    /// Sends chunks in order until the next stage takes no more.
+    fn flush_outbox(&mut self) {
+        while let Some(Outgoing { edge, chunk, since }) = self.outbox.pop_front() {
+            match edge.send(*chunk) {
+                // If the next replica is gone, the orchestrator fails the request.
+                Ok(()) | Err(EdgeError::Closed) => {}
+                Err(EdgeError::Full(_, chunk)) if since.elapsed() < CHUNK_DEADLINE => {
+                    self.outbox.push_front(Outgoing { edge, chunk, since });
+                    return;
+                }
+                Err(full @ EdgeError::Full(..)) => self.give_up(full),
+            }
+        }
+    }
+
+    /// Fails the request whose chunk was not taken in time. It may be done here already; then the next stage waits in
+    /// vain for the chunk, and the orchestrator must hear of it all the same.
+    fn give_up(&mut self, full: EdgeError) {
+        let error = StageError::Protocol(full.to_string());
+        let EdgeError::Full(_, chunk) = full else { return };
+        self.outbox.retain(|outgoing| outgoing.chunk.request != chunk.request);
+        self.stage.remove(chunk.request);
+        if self.jobs.contains_key(&chunk.request) {
+            self.let_go(chunk.request, StageOutcome::Failed(error));
+        } else {
+            let outcome = StageOutcome::Failed(error);
+            self.reports.done.do_send(StageDone { request: chunk.request, replica: self.key, outcome });
+        }
+    }
+
+    /// Drops all that is held of a request and reports it.
+    fn let_go(&mut self, id: RequestId, outcome: StageOutcome) {
+        if self.jobs.remove(&id).is_none() {
+            return;
+        }
+        if !matches!(outcome, StageOutcome::Finished(_)) {
+            self.outbox.retain(|outgoing| outgoing.chunk.request != id);
+        }
+        self.shared.jobs.fetch_sub(1, Ordering::Release);
+        self.reporter.changed();
+        self.reports.done.do_send(StageDone { request: id, replica: self.key, outcome });
+    }
+
+    /// Waits until a message comes, the next stage takes a chunk, or a report is due.
+    fn sleep(&self) {
+        let now = Instant::now();
+        let mut deadline = self.reporter.due_in(now).map(|due| now + due);
+        let mut select = Select::new();
+        select.recv(&self.inbox.control);
+        select.recv(self.inbox.chunks.channel());
+        if let Some(outgoing) = self.outbox.front() {
+            select.send(outgoing.edge.channel());
+            let given_up = outgoing.since + CHUNK_DEADLINE;
+            deadline = Some(deadline.map_or(given_up, |due| due.min(given_up)));
+        }
+        match deadline {
+            Some(deadline) => drop(select.ready_deadline(deadline)),
+            None => drop(select.ready()),
+        }
+    }
+}
+
+fn wake(control: &Sender<Control>) {
+    let _ = control.try_send(Control::Wake);
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,89 @@
+//! `omni-actors serve`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::logging::{self, LogFormat, LogLevel};
+use crate::server;
+
+/// What `serve` can be told.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// A model directory in Hugging Face layout; without one the built-in demo is served.
+    pub model: Option<PathBuf>,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 8000)]
+    pub port: u16,
+    /// Names by which requests may ask for the model; the first one stands in responses and on /metrics.
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    pub served_model_name: Vec<String>,
+    /// Type of weights and activations.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub dtype: DtypeArg,
+    /// Where weights come from.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub load_format: LoadFormat,
+    /// The most tokens of prompt and answer together; by default what the model was made for.
+    #[arg(long, value_name = "TOKENS")]
+    pub max_model_len: Option<usize>,
+    /// Keep statistics: all families on /metrics populate, and each request is logged.
+    #[arg(long)]
+    pub log_stats: bool,
+    /// What the names of pipeline metrics begin with.
+    #[arg(long, default_value = "vllm:omni_", value_name = "PREFIX")]
+    pub metrics_omni_prefix: String,
+    /// HTTP worker threads.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
+    pub api_server_count: u16,
+    /// Keys of which a request must bring one as `Authorization: Bearer KEY`.
+    #[arg(long, num_args = 1.., env = "OMNI_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub api_key: Vec<String>,
+    /// Threads for model arithmetic; by default one per core.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N")]
+    pub cpu_threads: Option<u16>,
+    /// Seed of requests that bring none, and of `--load-format dummy`.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Which log lines are written.
+    #[arg(long, value_enum, default_value = "info")]
+    pub log_level: LogLevel,
+    /// How log lines are written.
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// Accepted for compatibility; every model is served this way.
+    #[arg(long)]
+    pub omni: bool,
+}
+
+/// Values of `--dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DtypeArg {
+    /// As the checkpoint's weights.
+    Auto,
+    /// 32-bit floats.
+    Float32,
+    /// Brain floats.
+    Bfloat16,
+}
+
+/// Values of `--load-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LoadFormat {
+    /// From the safetensors files of the model directory.
+    Auto,
+    /// The same as `auto`.
+    Safetensors,
+    /// Seeded random weights; the directory needs configuration and tokenizer only.
+    Dummy,
+}
+
+/// Serves until a signal comes.
+pub(super) fn run(args: ServeArgs) -> Result<(), String> {
+    logging::init(args.log_level, args.log_format);
+    server::run(&args).map_err(|error| error.to_string())
+}

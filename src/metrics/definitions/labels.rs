@@ -1,0 +1,74 @@
+//! The labels that families carry, and those of their values that are known before anything happens.
+
+/// A label of a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// Values that are known from the start, for which the family shows a zero at once. Empty where the values
+    /// depend on the server, like the stages.
+    pub known: &'static [&'static str],
+}
+
+/// The served name of the model.
+pub const MODEL_NAME: Label = Label { name: "model_name", known: &[] };
+
+/// Index of the stage in pipeline order, from 0.
+pub const STAGE: Label = Label { name: "stage", known: &[] };
+
+/// Index of the replica within its stage, from 0.
+pub const REPLICA: Label = Label { name: "replica", known: &[] };
+
+/// Why a request ended; the words of [`FinishReason`](crate::engine::FinishReason).
+pub const FINISHED_REASON: Label =
+    Label { name: "finished_reason", known: &["stop", "length", "abort", "error"] };
+
+/// Why a request was turned away; the word in the body of the HTTP error.
+pub const REJECTED_REASON: Label = Label {
+    name: "reason",
+    known: &["overloaded", "stage_unavailable", "shutting_down", "unsupported_modality"],
+};
+
+/// Why a request was aborted or failed; the word in the body of the HTTP error.
+pub const FAILED_REASON: Label = Label {
+    name: "reason",
+    known: &[
+        "client_disconnect",
+        "timeout",
+        "shutting_down",
+        "invalid_input",
+        "out_of_capacity",
+        "stage_protocol",
+        "device_error",
+        "stage_error",
+    ],
+};
+
+/// What a waiting sequence waits for.
+pub const WAITING_REASON: Label = Label { name: "reason", known: &[WAITING_CAPACITY, WAITING_DEFERRED] };
+
+/// It waits for a place in the batch or for blocks of KV cache.
+pub const WAITING_CAPACITY: &str = "capacity";
+
+/// It waits for something else, such as its input.
+pub const WAITING_DEFERRED: &str = "deferred";
+
+/// Where the keys and values of prompt tokens came from.
+pub const PROMPT_SOURCE: Label = Label { name: "source", known: &[SOURCE_COMPUTED, SOURCE_CACHED] };
+
+/// They were computed here.
+pub const SOURCE_COMPUTED: &str = "local_compute";
+
+/// They were found in the replica's prefix cache.
+pub const SOURCE_CACHED: &str = "local_cache_hit";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::FinishReason;
+
+    #[test]
+    fn finished_reasons_are_the_engines_words() {
+        assert_eq!(FINISHED_REASON.known, FinishReason::ALL.map(FinishReason::as_str));
+    }
+}

@@ -1,0 +1,51 @@
+//! Handles to the families of the pipeline as a whole.
+
+use prometheus::{Counter, Gauge, Histogram};
+
+use super::steps::observe_seconds;
+use crate::metrics::MetricsError;
+use crate::metrics::definitions::pipeline;
+use crate::metrics::families::{Catalogue, Family};
+
+/// The families of the pipeline. Series with known label values are there, at zero, from the start.
+#[derive(Debug)]
+pub struct PipelineFamilies {
+    /// Requests admitted.
+    pub accepted: Counter,
+    /// Requests turned away, by reason.
+    pub rejected: Family<Counter>,
+    /// Admitted requests that are worked on.
+    pub running: Gauge,
+    /// Admitted requests that are not yet worked on.
+    pub waiting: Gauge,
+    /// Requests that ended, by finished reason.
+    pub success: Family<Counter>,
+    /// Requests that ended by abort or error, by reason.
+    pub failed: Family<Counter>,
+    /// Seconds from arrival to end of requests that ended by themselves.
+    e2e_latency: Histogram,
+}
+
+impl PipelineFamilies {
+    /// Registers the families of [`pipeline::ALL`].
+    pub fn register(catalogue: &mut Catalogue) -> Result<Self, MetricsError> {
+        let families = Self {
+            accepted: catalogue.register(&pipeline::REQUESTS_ACCEPTED)?.series(&[])?,
+            rejected: catalogue.register(&pipeline::REQUESTS_REJECTED)?,
+            running: catalogue.register(&pipeline::REQUESTS_RUNNING)?.series(&[])?,
+            waiting: catalogue.register(&pipeline::REQUESTS_WAITING)?.series(&[])?,
+            success: catalogue.register(&pipeline::REQUESTS_SUCCESS)?,
+            failed: catalogue.register(&pipeline::REQUESTS_FAILED)?,
+            e2e_latency: catalogue.register(&pipeline::E2E_REQUEST_LATENCY)?.series(&[])?,
+        };
+        families.rejected.create_known(&[])?;
+        families.success.create_known(&[])?;
+        families.failed.create_known(&[])?;
+        Ok(families)
+    }
+
+    /// Takes in how long a request took from arrival to end.
+    pub fn observe_e2e(&self, seconds: f64) {
+        observe_seconds(&self.e2e_latency, seconds);
+    }
+}

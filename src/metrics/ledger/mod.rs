@@ -1,0 +1,161 @@
+//! The ledger: applies stat events to the families. Pure bookkeeping, with the time given by the caller.
+
+pub mod life;
+pub mod publication;
+pub mod replica;
+pub mod requests;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::time::Instant;
+
+use self::replica::ReplicaLedger;
+use self::requests::RequestLedger;
+use crate::ids::{ReplicaId, ReplicaKey, RequestId, StageId};
+use crate::metrics::families::{
+    Catalogue, EngineFamilies, PipelineFamilies, ReplicaLabels, SchedulerFamilies,
+};
+use crate::metrics::{Exposition, MetricsError, MetricsSettings, StatEvent};
+
+/// All that the metrics actor knows: the families and what was seen of requests and replicas.
+///
+/// Without statistics the pipeline's families stand at zero, engine families do not exist, and events change
+/// nothing.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Whether statistics are kept.
+    log_stats: bool,
+    /// The families, to be gathered at a scrape.
+    catalogue: Catalogue,
+    /// What becomes of requests.
+    requests: RequestLedger,
+    /// What engine replicas report; `None` without statistics and for a pipeline without an engine.
+    engines: Option<EngineLedger>,
+}
+
+/// What engine replicas report.
+#[derive(Debug)]
+struct EngineLedger {
+    /// Their families.
+    families: EngineFamilies,
+    /// `max_model_len` of every stage that is an engine.
+    stages: BTreeMap<StageId, u64>,
+    /// What was seen of each replica.
+    replicas: BTreeMap<(StageId, ReplicaId), ReplicaLedger>,
+}
+
+impl Ledger {
+    /// Sets up the families, with the series of all known label values at zero.
+    pub fn new(settings: MetricsSettings) -> Result<Self, MetricsError> {
+        let MetricsSettings { model_name, omni_prefix, log_stats, stages } = settings;
+        let mut catalogue = Catalogue::new(omni_prefix, model_name);
+        let requests = RequestLedger::new(PipelineFamilies::register(&mut catalogue)?);
+        let lengths: BTreeMap<_, _> =
+            stages.iter().filter_map(|stage| Some((stage.stage, stage.max_model_len?))).collect();
+        let mut engines = None;
+        if log_stats && !lengths.is_empty() {
+            let families = EngineFamilies::register(&mut catalogue)?;
+            let mut ledger = EngineLedger { families, stages: lengths, replicas: BTreeMap::new() };
+            for stage in &stages {
+                for replica in 0..stage.replicas {
+                    ledger.replica(stage.stage, ReplicaId(replica))?;
+                }
+            }
+            engines = Some(ledger);
+        }
+        Ok(Self { log_stats, catalogue, requests, engines })
+    }
+
+    /// Applies an event that arrived at `now`.
+    ///
+    /// # Errors
+    ///
+    /// A series could not be created. What belongs to other series of the event may be missing then.
+    pub fn apply(&mut self, event: &StatEvent, now: Instant) -> Result<(), MetricsError> {
+        if !self.log_stats {
+            return Ok(());
+        }
+        match event {
+            StatEvent::Pipeline(event) => self.requests.apply(event)?,
+            StatEvent::Replica(report) => {
+                if let Some((replica, families)) = self.replica(report.key)?
+                    && !replica.report(report, families, now)?
+                {
+                    tracing::debug!(replica = %report.key, sequence = report.sequence, "ignored a repeated report");
+                }
+            }
+            StatEvent::ReplicaUp(key) => {
+                if let Some((replica, families)) = self.replica(*key)? {
+                    replica.begin(key.epoch, families)?;
+                }
+            }
+            StatEvent::ReplicaDown { key, .. } => {
+                if let Some((replica, families)) = self.replica(*key)? {
+                    replica.end(key.epoch, families);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes the scheduler values that were held back and whose second is over. To be called every second
+    /// and before a scrape.
+    pub fn tick(&mut self, now: Instant) {
+        if let Some(engines) = &mut self.engines {
+            for replica in engines.replicas.values_mut() {
+                replica.tick(now);
+            }
+        }
+    }
+
+    /// The values of all series at this moment.
+    pub fn gather(&self) -> Exposition {
+        self.catalogue.gather()
+    }
+
+    /// Which life of which replica of `stage` works on a request, from its acceptance to its end.
+    pub fn resolve(&self, request: RequestId, stage: StageId) -> Option<ReplicaKey> {
+        self.requests.resolve(request, stage)
+    }
+
+    /// Events that contradicted what was known of their request and changed nothing.
+    pub fn contradictions(&self) -> u64 {
+        self.requests.contradictions()
+    }
+
+    /// The ledger of a replica and the families of its gauges, if statistics are kept and its stage is an engine.
+    fn replica(
+        &mut self,
+        key: ReplicaKey,
+    ) -> Result<Option<(&mut ReplicaLedger, &SchedulerFamilies)>, MetricsError> {
+        match &mut self.engines {
+            Some(engines) => engines.replica(key.stage, key.replica),
+            None => Ok(None),
+        }
+    }
+}
+
+impl EngineLedger {
+    /// The ledger of a replica, which is opened when the replica is first heard of, and the families of its gauges.
+    /// `None` if its stage is no engine.
+    fn replica(
+        &mut self,
+        stage: StageId,
+        replica: ReplicaId,
+    ) -> Result<Option<(&mut ReplicaLedger, &SchedulerFamilies)>, MetricsError> {
+        let Some(&max_model_len) = self.stages.get(&stage) else { return Ok(None) };
+        let ledger = match self.replicas.entry((stage, replica)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let labels = ReplicaLabels::new(stage, replica);
+                let series = self.families.series(labels.clone(), max_model_len)?;
+                let gauges = self.families.scheduler.gauges(&labels)?;
+                new.insert(ReplicaLedger::new(labels, series, gauges))
+            }
+        };
+        Ok(Some((ledger, &self.families.scheduler)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! What one replica of an engine stage reports, over all its lives.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::life::Life;
+use super::publication::Publication;
+use crate::ids::Epoch;
+use crate::metrics::families::{ReplicaLabels, ReplicaSeries, SchedulerFamilies, SchedulerGauges};
+use crate::metrics::{MetricsError, ReplicaReport, SchedulerSnapshot};
+
+/// One replica. Counters and histograms go on from life to life; gauges show the present one only.
+#[derive(Debug)]
+pub struct ReplicaLedger {
+    /// Which replica it is, on the page.
+    labels: ReplicaLabels,
+    /// Its counters and histograms.
+    series: ReplicaSeries,
+    /// The gauges of the present life; `None` while there is none.
+    gauges: Option<SchedulerGauges>,
+    /// How the present life is doing.
+    state: State,
+    /// The newest report whose scheduler values were taken, so that a late one does not show the past.
+    newest_values: u64,
+    /// When scheduler values are shown.
+    publication: Publication,
+    /// The latest lives, by epoch. Late reports of an earlier one still count.
+    lives: BTreeMap<Epoch, Life>,
+}
+
+/// Which life a replica is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It was announced, and nothing was heard of it.
+    Expected,
+    /// This life is present.
+    Up(Epoch),
+    /// This life is over, and no later one has begun.
+    Down(Epoch),
+}
+
+/// How many lives are remembered. A report of an earlier one is not told apart from a repeated one.
+const LIVES_REMEMBERED: usize = 4;
+
+impl ReplicaLedger {
+    /// A replica that was announced, with its series.
+    pub fn new(labels: ReplicaLabels, series: ReplicaSeries, gauges: SchedulerGauges) -> Self {
+        Self {
+            labels,
+            series,
+            gauges: Some(gauges),
+            state: State::Expected,
+            newest_values: 0,
+            publication: Publication::default(),
+            lives: BTreeMap::new(),
+        }
+    }
+
+    /// A life began: the gauges stand at zero until it reports. Does nothing if it is not later than the last.
+    pub fn begin(&mut self, epoch: Epoch, families: &SchedulerFamilies) -> Result<(), MetricsError> {
+        match self.state {
+            State::Up(last) | State::Down(last) if epoch <= last => return Ok(()),
+            State::Expected | State::Up(_) | State::Down(_) => {}
+        }
+        let gauges = families.gauges(&self.labels)?;
+        gauges.set(&SchedulerSnapshot::default());
+        self.gauges = Some(gauges);
+        self.publication = Publication::default();
+        self.newest_values = 0;
+        self.state = State::Up(epoch);
+        Ok(())
+    }
+
+    /// A life ended: its gauges go. Does nothing if a later one has begun.
+    pub fn end(&mut self, epoch: Epoch, families: &SchedulerFamilies) {
+        match self.state {
+            State::Up(last) | State::Down(last) if epoch < last => {}
+            State::Expected | State::Up(_) | State::Down(_) => {
+                self.state = State::Down(epoch);
+                self.gauges = None;
+                self.publication = Publication::default();
+                families.remove(&self.labels);
+            }
+        }
+    }
+
+    /// Takes a report in; false if it was taken in before. A report of a life that was not announced announces it.
+    ///
+    /// Totals are cumulative: a lost report loses nothing of them, a repeated or late one doubles nothing. Samples
+    /// and finished requests are taken in once per sequence number.
+    pub fn report(
+        &mut self,
+        report: &ReplicaReport,
+        families: &SchedulerFamilies,
+        now: Instant,
+    ) -> Result<bool, MetricsError> {
+        let epoch = report.key.epoch;
+        self.begin(epoch, families)?;
+        let Some(life) = self.life(epoch) else { return Ok(false) };
+        if !life.see(report.sequence) {
+            return Ok(false);
+        }
+        if let Some(totals) = &report.stats.totals {
+            let difference = life.advance(totals);
+            self.series.add(&difference);
+        }
+        for sample in &report.stats.samples {
+            self.series.observe(*sample);
+        }
+        for request in &report.stats.finished {
+            self.series.finish(request)?;
+        }
+        if self.state == State::Up(epoch)
+            && report.sequence > self.newest_values
+            && let Some(values) = report.stats.scheduler
+        {
+            self.newest_values = report.sequence;
+            let shown = self.publication.offer(values, report.idle, now);
+            self.show(shown.as_ref());
+        }
+        Ok(true)
+    }
+
+    /// Shows the scheduler values that were held back, when their second is over.
+    pub fn tick(&mut self, now: Instant) {
+        let due = self.publication.take_due(now);
+        self.show(due.as_ref());
+    }
+
+    fn show(&self, values: Option<&SchedulerSnapshot>) {
+        if let (Some(gauges), Some(values)) = (&self.gauges, values) {
+            gauges.set(values);
+        }
+    }
+
+    /// What was seen of a life, remembered from now on; `None` for a life before those that are remembered.
+    fn life(&mut self, epoch: Epoch) -> Option<&mut Life> {
+        let forgotten = self.lives.len() >= LIVES_REMEMBERED
+            && self.lives.first_key_value().is_some_and(|(&earliest, _)| epoch < earliest);
+        if forgotten {
+            return None;
+        }
+        self.lives.entry(epoch).or_default();
+        if self.lives.len() > LIVES_REMEMBERED {
+            self.lives.pop_first();
+        }
+        self.lives.get_mut(&epoch)
+    }
+}

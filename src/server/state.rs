@@ -1,0 +1,80 @@
+//! What the HTTP layer is given of a server.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use actix::Addr;
+
+use super::load::LoadedModel;
+use super::text_frontend::CheckpointText;
+use crate::actors::messages::Scrape;
+use crate::actors::metrics::MetricsActor;
+use crate::actors::runtime::Runtime;
+use crate::cli::ServeArgs;
+use crate::http::{
+    ApiKeys, AppState, Limits, MetricsPage, MetricsText, OrchestratorPort, PipelineShape, ScrapeError,
+    ServedModel, StageShape,
+};
+use crate::metrics::TEXT_CONTENT_TYPE;
+use crate::stages::Modality;
+
+/// What the built-in demo is, for the log and for `/v1/models`.
+pub(super) const DEMO_NOTICE: &str =
+    "a tiny demo model of 6.9 million parameters that answers questions about omni-actors and little else";
+
+/// The routes' view of a server.
+pub(super) fn app_state(
+    model: LoadedModel,
+    names: Vec<String>,
+    args: &ServeArgs,
+    runtime: &Runtime,
+) -> AppState {
+    let stage = |spec: &crate::stages::StageSpec| StageShape {
+        name: spec.name.clone(),
+        default_sampling: spec.sampling.clone(),
+    };
+    AppState {
+        orchestrator: OrchestratorPort {
+            submit: runtime.orchestrator.clone().recipient(),
+            abort: runtime.orchestrator.clone().recipient(),
+            health: runtime.orchestrator.clone().recipient(),
+        },
+        served: ServedModel {
+            names,
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            root: model.location.clone(),
+            max_model_len: u32::try_from(model.max_model_len).unwrap_or(u32::MAX),
+            notice: model.is_demo.then(|| DEMO_NOTICE.to_owned()),
+        },
+        pipeline: PipelineShape {
+            stages: model.pipeline.stages.iter().map(stage).collect(),
+            modalities: model.pipeline.modalities(),
+            default_modalities: vec![Modality::Text],
+            voices: model.pipeline.voices.clone(),
+        },
+        metrics: Arc::new(ActorPage(runtime.metrics.clone())),
+        statistics: args.log_stats.then(|| runtime.metrics.clone().recipient()),
+        limits: Limits::default(),
+        api_keys: ApiKeys::new(args.api_key.clone()),
+        text: Arc::new(CheckpointText {
+            tokenizer: model.tokenizer,
+            template: model.template,
+            vocabulary_size: u32::try_from(model.vocabulary_size).unwrap_or(u32::MAX),
+        }),
+    }
+}
+
+/// The metrics page of the metrics actor, written on the thread that asks for it.
+struct ActorPage(Addr<MetricsActor>);
+
+impl MetricsPage for ActorPage {
+    fn scrape(&self, _: &str) -> Pin<Box<dyn Future<Output = Result<MetricsText, ScrapeError>>>> {
+        let scrape = self.0.send(Scrape);
+        Box::pin(async move {
+            let exposition = scrape.await.map_err(|error| ScrapeError(error.to_string()))?;
+            Ok(MetricsText { content_type: TEXT_CONTENT_TYPE, body: exposition.to_text() })
+        })
+    }
+}

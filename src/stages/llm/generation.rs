@@ -1,0 +1,135 @@
+//! One choice of one request while it is generated.
+
+use std::sync::Arc;
+
+use crate::engine::{
+    Draw, FinishReason, SampleError, SampledLogprobs, Sampler, SamplingParams, TokenHistory,
+};
+use crate::ids::{RequestId, StageId};
+use crate::stages::{ChoiceFinish, Prompt, StopReason, TextDelta, TokenLogprob, TokenLogprobs};
+use crate::text::{CertainText, Detokenizer, Tokenizer};
+
+/// A choice: its tokens so far, and what decides when it ends.
+pub(super) struct Generation {
+    /// The request it belongs to.
+    pub(super) request: RequestId,
+    /// Which of the request's choices.
+    choice: u32,
+    prompt: Arc<Prompt>,
+    /// Tokens generated.
+    output: Vec<u32>,
+    params: Arc<SamplingParams>,
+    /// What penalties look at.
+    history: TokenHistory,
+    detokenizer: Detokenizer,
+    seed: u64,
+    /// At most this many tokens are generated: the request's own bound, or what the model's length leaves.
+    max_tokens: usize,
+    eos_ids: Arc<[u32]>,
+}
+
+/// What a [`Generation`] starts from.
+pub(super) struct Start {
+    pub(super) request: RequestId,
+    pub(super) choice: u32,
+    pub(super) seed: u64,
+    /// Tokens that the model's length leaves for the answer.
+    pub(super) room: usize,
+    pub(super) prompt: Arc<Prompt>,
+    pub(super) params: Arc<SamplingParams>,
+    pub(super) eos_ids: Arc<[u32]>,
+}
+
+impl Generation {
+    pub(super) fn new(start: Start, tokenizer: &Arc<Tokenizer>) -> Self {
+        let Start { request, choice, seed, room, prompt, params, eos_ids } = start;
+        Self {
+            request,
+            choice,
+            output: Vec::new(),
+            history: TokenHistory::new(&params, &prompt.token_ids),
+            detokenizer: Detokenizer::new(tokenizer.clone(), &params),
+            seed,
+            max_tokens: room.min(params.max_tokens as usize),
+            prompt,
+            params,
+            eos_ids,
+        }
+    }
+
+    /// `len` tokens from position `start` on, prompt and output taken as one sequence.
+    pub(super) fn tokens(&self, start: usize, len: usize) -> impl Iterator<Item = u32> {
+        self.prompt.token_ids.iter().chain(&self.output).skip(start).take(len).copied()
+    }
+
+    /// Chooses the next token by its logits and says what that gives the client.
+    pub(super) fn sample(
+        &mut self,
+        sampler: &mut Sampler,
+        logits: &mut [f32],
+        tokenizer: &Tokenizer,
+        stage: StageId,
+    ) -> Result<TextDelta, SampleError> {
+        let draw = Draw {
+            seed: self.seed,
+            stage: stage.0,
+            choice: self.choice,
+            step: self.history.generated(),
+            within_step: 0,
+        };
+        let sampled = sampler.sample(logits, &self.params, &self.history, draw)?;
+        self.output.push(sampled.id);
+        self.history.push(sampled.id);
+        let (text, finish) = self.take(sampled.id);
+        let logprobs = sampled.logprobs.iter().map(|found| logprobs(sampled.id, found, tokenizer)).collect();
+        Ok(TextDelta { choice: self.choice, text, token_ids: vec![sampled.id], logprobs, finish })
+    }
+
+    /// The text that a token makes certain, and whether it is the last one.
+    fn take(&mut self, token: u32) -> (String, Option<ChoiceFinish>) {
+        let ending = self.ending(token);
+        // The token that ends an answer is not part of its text.
+        let silent = ending.is_some() && !self.params.include_stop_str_in_output;
+        let mut certain = if silent { CertainText::default() } else { self.detokenizer.push(token) };
+        let full = self.output.len() >= self.max_tokens;
+        let length = full.then_some(ChoiceFinish { reason: FinishReason::Length, stop_reason: None });
+        let finish = ending.or(length);
+        if finish.is_some() && certain.stopped_by.is_none() {
+            let rest = self.detokenizer.finish();
+            certain.text.push_str(&rest.text);
+            certain.stopped_by = rest.stopped_by;
+        }
+        match certain.stopped_by {
+            Some(matched) => (certain.text, Some(stopped(Some(StopReason::Text(matched))))),
+            None => (certain.text, finish),
+        }
+    }
+
+    /// Whether a token ends the answer whatever its text.
+    fn ending(&self, token: u32) -> Option<ChoiceFinish> {
+        if !self.params.ignore_eos && self.eos_ids.contains(&token) {
+            Some(stopped(None))
+        } else if self.params.stop_token_ids.contains(&token) {
+            Some(stopped(Some(StopReason::Token(token))))
+        } else {
+            None
+        }
+    }
+}
+
+fn stopped(stop_reason: Option<StopReason>) -> ChoiceFinish {
+    ChoiceFinish { reason: FinishReason::Stop, stop_reason }
+}
+
+fn logprobs(id: u32, found: &SampledLogprobs, tokenizer: &Tokenizer) -> TokenLogprobs {
+    let entry = |id: u32, logprob: f32| TokenLogprob {
+        id,
+        token: tokenizer.token_text(id),
+        bytes: tokenizer.token_bytes(id).to_vec(),
+        logprob,
+    };
+    TokenLogprobs {
+        chosen: entry(id, found.chosen),
+        top: found.top.iter().map(|&(id, logprob)| entry(id, logprob)).collect(),
+    }
+}

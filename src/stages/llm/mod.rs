@@ -1,0 +1,311 @@
+//! A stage that generates text with a language model: the thinker.
+//!
+//! The engine loop in one place: [`plan`](Stage::plan) asks the scheduler for the spans of the next step,
+//! [`launch`](Stage::launch) lays them out as a batch, runs the model and samples, and what came out waits for
+//! [`poll`](Stage::poll).
+
+mod generation;
+mod model;
+mod statistics;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use model::{ModelRunner, StepModel};
+
+use self::generation::{Generation, Start};
+use self::statistics::EngineStatistics;
+use crate::engine::{
+    BlockPool, FinishReason, Sampler, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey,
+};
+use crate::ids::{RequestId, StageId};
+use crate::metrics::ReplicaStats;
+use crate::stages::{
+    Output, Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput, StageRequest,
+    Ticket,
+};
+use crate::tensor::StepBatch;
+use crate::text::Tokenizer;
+use crate::transport::Chunk;
+
+/// How an [`LlmStage`] works.
+#[derive(Debug, Clone)]
+pub struct LlmSettings {
+    /// Which stage of the pipeline it is; part of what random numbers depend on.
+    pub stage: StageId,
+    /// Bounds of a step.
+    pub scheduler: SchedulerConfig,
+    /// Blocks of the KV cache. They must hold at least one sequence of `max_model_len` tokens.
+    pub cache_blocks: usize,
+    /// The most tokens of prompt and answer together.
+    pub max_model_len: usize,
+    /// Tokens that end an answer unless it ignores them.
+    pub eos_ids: Vec<u32>,
+    /// Seed of requests that bring none.
+    pub seed: u64,
+    /// Whether statistics are kept.
+    pub statistics: bool,
+}
+
+/// Generates text.
+pub struct LlmStage<M> {
+    settings: LlmSettings,
+    /// The settings' end-of-sequence tokens, shared by all choices.
+    eos_ids: Arc<[u32]>,
+    model: M,
+    tokenizer: Arc<Tokenizer>,
+    scheduler: Scheduler,
+    sampler: Sampler,
+    requests: HashMap<RequestId, Request>,
+    generations: HashMap<SequenceKey, Generation>,
+    /// The step that was planned last.
+    spans: Vec<ScheduledSpan>,
+    /// The same as rows, for the model.
+    batch: StepBatch,
+    /// Choices that ended in the step that was launched.
+    ended: Vec<(SequenceKey, FinishReason)>,
+    /// Requests that failed in it.
+    failed: Vec<(RequestId, StageError)>,
+    /// Its outputs.
+    outputs: Vec<StageOutput>,
+    /// `None` when nobody counts.
+    statistics: Option<EngineStatistics>,
+    steps: u64,
+}
+
+/// A request: its choices, and how those that ended did.
+struct Request {
+    sequences: Vec<SequenceKey>,
+    unfinished: usize,
+    /// The first reason other than `stop`, else `stop`.
+    finish: FinishReason,
+    started: bool,
+    /// Over all choices that ended.
+    preemptions: u64,
+}
+
+impl<M: StepModel> LlmStage<M> {
+    /// A stage without requests.
+    pub fn new(model: M, tokenizer: Arc<Tokenizer>, settings: LlmSettings) -> Result<Self, StageError> {
+        let scheduler = Scheduler::new(settings.scheduler, BlockPool::new(settings.cache_blocks));
+        if scheduler.longest_sequence() < settings.max_model_len {
+            return Err(StageError::OutOfCapacity(format!(
+                "the KV cache holds {} tokens, less than one sequence of max_model_len {}",
+                scheduler.longest_sequence(),
+                settings.max_model_len
+            )));
+        }
+        Ok(Self {
+            sampler: Sampler::new(settings.eos_ids.clone(), Vec::new()),
+            statistics: settings.statistics.then(EngineStatistics::default),
+            eos_ids: settings.eos_ids.as_slice().into(),
+            settings,
+            model,
+            tokenizer,
+            scheduler,
+            requests: HashMap::new(),
+            generations: HashMap::new(),
+            spans: Vec::new(),
+            batch: StepBatch::default(),
+            ended: Vec::new(),
+            failed: Vec::new(),
+            outputs: Vec::new(),
+            steps: 0,
+        })
+    }
+
+    fn check(&self, prompt: &Prompt) -> Result<(), StageError> {
+        let invalid = |text| Err(StageError::InvalidInput(text));
+        let (len, limit) = (prompt.token_ids.len(), self.settings.max_model_len);
+        if len == 0 {
+            return invalid("the prompt has no tokens".to_owned());
+        }
+        if len >= limit {
+            return invalid(format!(
+                "the prompt has {len} tokens; with max_model_len {limit} none is left for an answer"
+            ));
+        }
+        let vocabulary = self.model.vocabulary_size();
+        match prompt.token_ids.iter().find(|&&id| id as usize >= vocabulary) {
+            Some(id) => invalid(format!("token id {id} is not in the vocabulary of {vocabulary}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Lays the planned spans out as rows.
+    fn fill_batch(&mut self) {
+        self.batch.clear();
+        for span in &self.spans {
+            let Some(generation) = self.generations.get(&span.key) else { continue };
+            let tokens = generation.tokens(span.start, span.len);
+            self.batch.push_text(tokens, span.start, self.scheduler.block_table(span.key), span.reaches_end);
+        }
+    }
+
+    /// Reports the requests that this step takes up for the first time.
+    fn note_started(&mut self) {
+        for span in self.spans.iter().filter(|span| span.first) {
+            let Some(generation) = self.generations.get(&span.key) else { continue };
+            let id = generation.request;
+            let Some(request) = self.requests.get_mut(&id) else { continue };
+            if !std::mem::replace(&mut request.started, true) {
+                self.outputs.push(StageOutput { request: id, event: StageEvent::Started });
+                if let Some(statistics) = &mut self.statistics {
+                    statistics.scheduled(id);
+                }
+            }
+        }
+    }
+
+    /// Runs the model and samples the next token of every sequence whose span reaches its end.
+    fn forward_and_sample(&mut self) -> Result<(), StageError> {
+        let vocabulary = self.model.vocabulary_size();
+        let mut rows = self.model.forward(&self.batch)?.chunks_exact_mut(vocabulary);
+        for span in self.spans.iter().filter(|span| span.reaches_end) {
+            let Some(generation) = self.generations.get_mut(&span.key) else { continue };
+            let Some(logits) = rows.next() else {
+                return Err(StageError::Device("the model gave fewer rows of logits than asked for".into()));
+            };
+            let id = generation.request;
+            let sampled = generation.sample(&mut self.sampler, logits, &self.tokenizer, self.settings.stage);
+            let delta = match sampled {
+                Ok(delta) => delta,
+                Err(error) => {
+                    self.failed.push((id, StageError::Failed(error.to_string())));
+                    continue;
+                }
+            };
+            if let Some(statistics) = &mut self.statistics {
+                statistics.token(id, delta.choice);
+            }
+            match &delta.finish {
+                None => self.scheduler.extend(span.key, 1),
+                Some(finish) => self.ended.push((span.key, finish.reason)),
+            }
+            let event = StageEvent::Client(Output::Text(delta));
+            self.outputs.push(StageOutput { request: id, event });
+        }
+        Ok(())
+    }
+
+    /// Gives up the requests for which no token could be chosen.
+    fn give_up_failed(&mut self) {
+        while let Some((id, error)) = self.failed.pop() {
+            if self.requests.contains_key(&id) {
+                self.remove(id);
+                self.outputs.push(StageOutput { request: id, event: StageEvent::Failed(error) });
+            }
+        }
+    }
+
+    /// Frees what choices held that ended in this step, and finishes requests whose last choice that was.
+    fn finish_ended(&mut self) {
+        while let Some((key, reason)) = self.ended.pop() {
+            let preemptions = self.scheduler.remove(key);
+            let Some(generation) = self.generations.remove(&key) else { continue };
+            let id = generation.request;
+            let Some(request) = self.requests.get_mut(&id) else { continue };
+            request.unfinished -= 1;
+            request.preemptions += preemptions;
+            if request.finish == FinishReason::Stop {
+                request.finish = reason;
+            }
+            if request.unfinished == 0 {
+                let Some(request) = self.requests.remove(&id) else { continue };
+                self.outputs.push(StageOutput { request: id, event: StageEvent::Finished(request.finish) });
+                if let Some(statistics) = &mut self.statistics {
+                    statistics.finished(id, request.finish, request.preemptions);
+                }
+            }
+        }
+    }
+}
+
+impl<M: StepModel> Stage for LlmStage<M> {
+    fn add(&mut self, request: StageRequest) -> Result<(), StageError> {
+        let StageInput::Prompt(prompt) = &request.input else {
+            return Err(StageError::Protocol("a language model takes its input as a prompt".into()));
+        };
+        self.check(prompt)?;
+        let room = self.settings.max_model_len - prompt.token_ids.len();
+        let params = Arc::new(request.sampling.clone());
+        let mut sequences = Vec::new();
+        for choice in 0..request.choices {
+            let key = self.scheduler.add(prompt.token_ids.len(), request.priority);
+            let seed = params.seed.unwrap_or_else(|| seed_of(self.settings.seed, request.id));
+            let start = Start {
+                request: request.id,
+                choice,
+                seed,
+                room,
+                prompt: prompt.clone(),
+                params: params.clone(),
+                eos_ids: self.eos_ids.clone(),
+            };
+            let generation = Generation::new(start, &self.tokenizer);
+            self.generations.insert(key, generation);
+            sequences.push(key);
+        }
+        if let Some(statistics) = &mut self.statistics {
+            statistics.queued(&request, prompt.token_ids.len());
+        }
+        let unfinished = sequences.len();
+        let finish = FinishReason::Stop;
+        self.requests
+            .insert(request.id, Request { sequences, unfinished, finish, started: false, preemptions: 0 });
+        Ok(())
+    }
+
+    fn push(&mut self, _: Chunk) -> Result<(), StageError> {
+        Err(StageError::Protocol("a language model takes no chunks".into()))
+    }
+
+    fn remove(&mut self, request: RequestId) {
+        let Some(state) = self.requests.remove(&request) else { return };
+        for key in state.sequences {
+            self.scheduler.remove(key);
+            self.generations.remove(&key);
+        }
+        if let Some(statistics) = &mut self.statistics {
+            statistics.removed(request);
+        }
+    }
+
+    fn plan(&mut self) -> Readiness {
+        self.spans.clear();
+        self.scheduler.plan(&mut self.spans);
+        if self.spans.is_empty() { Readiness::Idle } else { Readiness::Ready }
+    }
+
+    fn launch(&mut self) -> Result<Ticket, StageError> {
+        self.fill_batch();
+        self.note_started();
+        self.forward_and_sample()?;
+        if let Some(statistics) = &mut self.statistics {
+            statistics.step();
+        }
+        self.give_up_failed();
+        self.finish_ended();
+        self.steps += 1;
+        Ok(Ticket(self.steps - 1))
+    }
+
+    fn poll(&mut self, _: Ticket, _: bool, outputs: &mut Vec<StageOutput>) -> Result<Poll, StageError> {
+        outputs.append(&mut self.outputs);
+        Ok(Poll::Complete)
+    }
+
+    fn report(&mut self, stats: &mut ReplicaStats) {
+        if let Some(statistics) = &mut self.statistics {
+            statistics.report(&self.scheduler, stats);
+        }
+    }
+}
+
+/// The seed of a request that brings none: SplitMix64 (Steele, Lea, Flood 2014) of the server's seed and the request.
+fn seed_of(server: u64, request: RequestId) -> u64 {
+    let mut z = server.wrapping_add(request.0.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

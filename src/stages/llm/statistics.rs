@@ -1,0 +1,142 @@
+//! What a text-generating stage counts (reference: the field's engine statistics, with arrival at the HTTP layer).
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use crate::engine::{FinishReason, Scheduler};
+use crate::ids::RequestId;
+use crate::metrics::{EngineTotals, FinishedRequest, ReplicaStats, SchedulerSnapshot, TokenSample};
+use crate::stages::StageRequest;
+
+/// Totals, samples, and the times of the requests that are there.
+#[derive(Debug, Default)]
+pub(super) struct EngineStatistics {
+    totals: EngineTotals,
+    samples: Vec<TokenSample>,
+    finished: Vec<FinishedRequest>,
+    times: HashMap<RequestId, Times>,
+    /// Prompt tokens of requests whose first token came in the present step.
+    step_prompt_tokens: u64,
+    /// Tokens that the present step gave.
+    step_generated_tokens: u64,
+}
+
+/// The times of one request.
+#[derive(Debug)]
+struct Times {
+    arrived: Instant,
+    queued: Instant,
+    scheduled: Option<Instant>,
+    first_token: Option<Instant>,
+    /// Last output of each choice.
+    last_token: Vec<Option<Instant>>,
+    /// Tokens of each choice.
+    tokens: Vec<u64>,
+    prompt_tokens: u64,
+    max_tokens: u64,
+}
+
+impl EngineStatistics {
+    /// A request came.
+    pub(super) fn queued(&mut self, request: &StageRequest, prompt_tokens: usize) {
+        let choices = request.choices as usize;
+        let times = Times {
+            arrived: request.arrived,
+            queued: Instant::now(),
+            scheduled: None,
+            first_token: None,
+            last_token: vec![None; choices],
+            tokens: vec![0; choices],
+            prompt_tokens: prompt_tokens as u64,
+            max_tokens: u64::from(request.sampling.max_tokens),
+        };
+        self.times.insert(request.id, times);
+    }
+
+    /// A request takes part in a step for the first time.
+    pub(super) fn scheduled(&mut self, id: RequestId) {
+        if let Some(times) = self.times.get_mut(&id) {
+            times.scheduled = Some(Instant::now());
+        }
+    }
+
+    /// A choice of a request got a token.
+    pub(super) fn token(&mut self, id: RequestId, choice: u32) {
+        let now = Instant::now();
+        self.step_generated_tokens += 1;
+        self.totals.generation_tokens += 1;
+        let Some(times) = self.times.get_mut(&id) else { return };
+        if times.first_token.is_none() {
+            times.first_token = Some(now);
+            self.step_prompt_tokens += times.prompt_tokens;
+            self.totals.prompt_tokens += times.prompt_tokens;
+            self.totals.prompt_tokens_computed += times.prompt_tokens;
+            self.samples.push(TokenSample::TimeToFirstToken(seconds(times.arrived, now)));
+        }
+        let choice = choice as usize;
+        if let Some(tokens) = times.tokens.get_mut(choice) {
+            *tokens += 1;
+        }
+        if let Some(last) = times.last_token.get_mut(choice)
+            && let Some(before) = last.replace(now)
+        {
+            self.samples.push(TokenSample::InterTokenLatency(seconds(before, now)));
+        }
+    }
+
+    /// A step is complete. A prompt that took several steps counts in the one that gave its first token, so that
+    /// all samples together are the prompt tokens computed and the tokens generated.
+    pub(super) fn step(&mut self) {
+        let generated = std::mem::take(&mut self.step_generated_tokens);
+        let prompt = std::mem::take(&mut self.step_prompt_tokens);
+        if generated > 0 {
+            self.totals.steps += 1;
+            self.samples.push(TokenSample::IterationTokens(prompt + generated));
+        }
+    }
+
+    /// A request ended by itself.
+    pub(super) fn finished(&mut self, id: RequestId, reason: FinishReason, preemptions: u64) {
+        let Some(times) = self.times.remove(&id) else { return };
+        let last = times.last_token.iter().flatten().max().copied().unwrap_or(times.queued);
+        let scheduled = times.scheduled.unwrap_or(times.queued);
+        let first = times.first_token.unwrap_or(last);
+        self.finished.push(FinishedRequest {
+            reason,
+            e2e_seconds: seconds(times.arrived, last),
+            queue_seconds: seconds(times.queued, scheduled),
+            prefill_seconds: seconds(scheduled, first),
+            decode_seconds: seconds(first, last),
+            prompt_tokens: times.prompt_tokens,
+            cached_tokens: 0,
+            generation_tokens: times.tokens.iter().sum(),
+            max_generation_tokens: times.tokens.iter().copied().max().unwrap_or(0),
+            choices: times.tokens.len() as u64,
+            max_tokens: times.max_tokens,
+            preemptions,
+        });
+    }
+
+    /// A request was removed.
+    pub(super) fn removed(&mut self, id: RequestId) {
+        self.times.remove(&id);
+    }
+
+    /// Moves what was counted into a report.
+    pub(super) fn report(&mut self, scheduler: &Scheduler, stats: &mut ReplicaStats) {
+        self.totals.preemptions = scheduler.preemptions();
+        stats.totals = Some(self.totals);
+        stats.scheduler = Some(SchedulerSnapshot {
+            running: scheduler.num_running() as u64,
+            waiting_for_capacity: scheduler.num_waiting() as u64,
+            waiting_deferred: scheduler.num_deferred() as u64,
+            kv_cache_usage: scheduler.cache_usage(),
+        });
+        stats.samples.append(&mut self.samples);
+        stats.finished.append(&mut self.finished);
+    }
+}
+
+fn seconds(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_secs_f64()
+}

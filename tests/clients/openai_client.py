@@ -1,0 +1,107 @@
+"""Talks to the built-in demo with the official `openai` client: lists models, chats, streams, completes, fails.
+
+Usage: python openai_client.py PATH_OF_OMNI_ACTORS
+"""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import openai
+
+READY = "listening on http://"
+
+
+def start(binary):
+    """Starts the server on a free port and returns the process with its base URL."""
+    process = subprocess.Popen([binary, "serve", "--port", "0", "--log-stats"], stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if READY in line:
+            address = line.split(READY)[1].split()[0]
+            return process, f"http://{address}"
+    raise SystemExit("the server ended before it listened")
+
+
+def check_models(client):
+    models = client.models.list().data
+    assert [model.id for model in models] == ["omni-demo"], models
+
+
+def check_chat(client, question, answer):
+    reply = client.chat.completions.create(
+        model="omni-demo", messages=[{"role": "user", "content": question}], temperature=0
+    )
+    assert reply.choices[0].message.content == answer, reply
+    assert reply.choices[0].finish_reason == "stop", reply
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens, reply
+    return reply.usage.completion_tokens
+
+
+def check_stream(client, question, answer, tokens):
+    stream = client.chat.completions.create(
+        model="omni-demo",
+        messages=[{"role": "user", "content": question}],
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    text, usage, reasons = "", None, []
+    for chunk in stream:
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            reasons += [choice.finish_reason] if choice.finish_reason else []
+        usage = chunk.usage or usage
+    assert text == answer, text
+    assert reasons == ["stop"], reasons
+    assert usage.completion_tokens == tokens, usage
+
+
+def check_completion(client):
+    reply = client.completions.create(model="omni-demo", prompt="Hello", max_tokens=5, extra_body={"ignore_eos": True})
+    assert reply.usage.completion_tokens == 5, reply
+    assert reply.choices[0].finish_reason == "length", reply
+
+
+def check_errors(client):
+    try:
+        client.chat.completions.create(model="another", messages=[{"role": "user", "content": "hi"}])
+    except openai.NotFoundError as error:
+        assert "another" in str(error), error
+    else:
+        raise AssertionError("an unknown model must be refused")
+    try:
+        client.chat.completions.create(model="omni-demo", messages=[])
+    except openai.BadRequestError as error:
+        assert error.body["param"] == "messages", error.body
+    else:
+        raise AssertionError("empty messages must be refused")
+
+
+def check_metrics(base, requests):
+    with urllib.request.urlopen(f"{base}/metrics") as page:
+        lines = page.read().decode().splitlines()
+    ended = [line for line in lines if line.startswith("vllm:omni_requests_success_total{") and 'reason="stop"' in line]
+    assert len(ended) == 1 and float(ended[0].split()[-1]) == requests, ended
+
+
+def main(binary):
+    cases = json.loads((Path(__file__).parent.parent / "questions.json").read_text())["cases"]
+    process, base = start(binary)
+    try:
+        client = openai.OpenAI(base_url=f"{base}/v1", api_key="none")
+        check_models(client)
+        for case in cases:
+            tokens = check_chat(client, case["question"], case["answer"])
+            check_stream(client, case["question"], case["answer"], tokens)
+        check_completion(client)
+        check_errors(client)
+        check_metrics(base, 2 * len(cases))
+    finally:
+        process.terminate()
+        assert process.wait(timeout=30) == 0, "the server must end with status 0"
+    print(f"openai {openai.__version__}: {2 * len(cases)} answers, completion, models, errors, metrics: ok")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
