@@ -191,6 +191,7 @@ void wait_for(Wait what) {
 #include "moe_routing.cu"
 #include "moe_decode.cu"
 #include "moe_prefill.cu"
+#include "sampling.cu"
 
 // Kernels with one mistake each, to show that it is reported.
 ENTRY faulty_barrier(float* out) {
@@ -289,6 +290,8 @@ static const std::map<std::string, emulation::Kernel>& kernels() {
         KERNEL(expert_matvec_bf16_bf16),
         // moe_prefill.cu
         KERNEL(moe_matmul),
+        // sampling.cu
+        KERNEL(sample),
     };
     return all;
 }

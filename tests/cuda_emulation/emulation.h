@@ -165,12 +165,6 @@ T atomicAdd(T* to, T value) {
     return before;
 }
 template <class T>
-T atomicMin(T* to, T value) {
-    T before = *to;
-    if (value < before) *to = value;
-    return before;
-}
-template <class T>
 T atomicOr(T* to, T value) {
     T before = *to;
     *to |= value;

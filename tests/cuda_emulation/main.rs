@@ -13,4 +13,5 @@ mod moe;
 mod norm;
 mod plain;
 mod reports;
+mod sampling;
 mod values;

@@ -87,7 +87,7 @@ macro_rules! header {
 }
 
 /// All families.
-pub const FAMILIES: [Family; 11] = [
+pub const FAMILIES: [Family; 12] = [
     family!("norm"),
     family!("activation"),
     family!("embedding"),
@@ -99,6 +99,7 @@ pub const FAMILIES: [Family; 11] = [
     family!("moe_routing"),
     family!("moe_decode"),
     family!("moe_prefill"),
+    family!("sampling"),
 ];
 
 /// The files that families include, by name.
