@@ -163,8 +163,6 @@ impl Array {
 pub(crate) enum Parameter {
     /// A pointer to the elements.
     Array(Array),
-    /// A null pointer.
-    Null,
     /// `int`.
     Int(i32),
     /// `float`.
@@ -255,7 +253,6 @@ impl Device {
             .iter()
             .map(|parameter| match parameter {
                 Parameter::Array(array) => array.0.borrow().start as u64,
-                Parameter::Null => 0,
                 Parameter::Int(value) => u64::from(value.cast_unsigned()),
                 Parameter::Float(value) => u64::from(value.to_bits()),
             })

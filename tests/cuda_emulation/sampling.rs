@@ -3,7 +3,6 @@
 use omni_actors::engine::{Draw, Sampler, SamplingParams, TokenHistory};
 
 use crate::device::{Array, Parameter, device};
-use crate::parameters;
 use crate::values::{Random, Stored};
 
 /// One row to choose a token for.
