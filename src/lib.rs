@@ -13,6 +13,7 @@
 //! Dependencies point downwards only: http → actors → stages → {engine, models} → tensor; `metrics` and
 //! `transport` are used by actors and stages and use none of them. [`text`] turns text into tokens and back for
 //! `http` and `stages`; it reads its files through [`config`] and its settings from [`engine::SamplingParams`].
+//! [`media`] turns samples into sound files for `http`.
 
 pub mod actors;
 pub mod cli;
@@ -20,6 +21,7 @@ pub mod config;
 pub mod engine;
 pub mod http;
 pub mod ids;
+pub mod media;
 pub mod metrics;
 pub mod models;
 pub mod server;

@@ -3,7 +3,12 @@
 //!
 //! Prints a line per tensor: `set/variant case tensor max_abs rel_l2 bound ok|FAIL`.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a test says so when it fails")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test says so when it fails"
+)]
 
 mod compare;
 
@@ -14,8 +19,8 @@ use std::path::Path;
 use compare::{Outcome, golden_directories, model_sets};
 use omni_actors::tensor::cpu::{Cpu, Isa};
 
-/// Cases of Qwen3-Omni sets that are compared.
-const QWEN3_OMNI: [&str; 2] = ["thinker_text", "thinker_text_system_history"];
+/// Thinker cases of Qwen3-Omni sets that are compared.
+const THINKER: [&str; 2] = ["thinker_text", "thinker_text_system_history"];
 /// Tokens per chunk where a prompt is computed in chunks.
 const CHUNK: usize = 5;
 /// More than any golden prompt has: it is computed whole.
@@ -98,14 +103,20 @@ fn models_agree_with_every_golden_set() {
     each_set(|name, set| {
         let mut left = cases(set);
         if name.starts_with("qwen3_omni/") {
-            for case in QWEN3_OMNI {
-                assert!(left.remove(case), "{name}: the case {case} should be there");
-                for (backend, isa) in &backends {
+            for case in THINKER.iter().chain(&compare::talker::CASES).chain(&["code2wav"]) {
+                assert!(left.remove(*case), "{name}: the case {case} should be there");
+            }
+            for (backend, isa) in &backends {
+                print(&format!("{name} on {isa}:"));
+                for case in THINKER {
                     for chunk in [WHOLE, CHUNK] {
-                        print(&format!("on {isa}, the prompt in chunks of {chunk}:"));
                         table.take(name, compare::thinker::compare(backend, set, case, chunk));
                     }
                 }
+                for case in compare::talker::CASES {
+                    table.take(name, Ok(compare::talker::compare(backend, set, case)));
+                }
+                table.take(name, Ok(compare::code2wav::compare(backend, set)));
             }
         }
         not_covered.extend(left.into_iter().map(|case| format!("{name} {case}")));

@@ -13,10 +13,10 @@ use omni_actors::actors::runtime::{Runtime, RuntimeOptions};
 use omni_actors::engine::{FinishReason, SamplingParams};
 use omni_actors::ids::RequestId;
 use omni_actors::stages::{
-    AudioPacket, Emission, FunctionStage, Item, Modality, Output, Pipeline, Prompt, Stage, StageError,
-    StageRequest, StageSpec, TextDelta,
+    AudioPacket, Emission, FunctionStage, Item, Modality, Output, Pipeline, Poll, Prompt, Readiness, Stage,
+    StageError, StageInput, StageOutput, StageRequest, StageSpec, TextDelta, Ticket,
 };
-use omni_actors::transport::Payload;
+use omni_actors::transport::{Chunk, Connector, Payload};
 use tokio::sync::mpsc;
 
 type Emissions = Result<Vec<Emission>, StageError>;
@@ -29,6 +29,7 @@ where
         name: name.into(),
         output,
         replicas,
+        connector: Connector::InProcess,
         device: "cpu".into(),
         max_model_len: None,
         sampling: SamplingParams::default(),
@@ -148,12 +149,21 @@ async fn one_stage_answers_and_ends_with_one_terminal_event() {
 }
 
 #[actix_rt::test]
-async fn three_stages_in_a_row_keep_the_order_of_chunks() {
-    let stages = vec![
+async fn three_stages_in_a_row_keep_the_order_of_chunks_on_both_connectors() {
+    for connector in [Connector::InProcess, Connector::Serialized] {
+        three_stages_in_a_row(connector).await;
+    }
+}
+
+async fn three_stages_in_a_row(connector: Connector) {
+    let mut stages = vec![
         stage("words", Some(Modality::Text), 2, words),
         stage("mark", None, 3, mark),
         stage("speak", Some(Modality::Audio), 2, speak),
     ];
+    for stage in &mut stages {
+        stage.connector = connector;
+    }
     let runtime = start(stages).await;
     let mut streams = Vec::new();
     for request in 0..20 {
@@ -302,7 +312,7 @@ async fn an_abort_removes_the_request_from_every_stage() {
     assert!(stream.recv().await.is_some());
     runtime.orchestrator.do_send(Abort { request: id, cause: AbortCause::ClientDisconnect });
     let events = collect(stream).await;
-    assert_eq!(events.last(), Some(&RequestEvent::Aborted));
+    assert_eq!(events.last(), Some(&RequestEvent::Aborted(AbortCause::ClientDisconnect)));
     assert!(spoken(&events).len() < 100, "the slow stage stopped early");
     assert_nothing_held(&runtime).await;
 }
@@ -368,4 +378,73 @@ async fn draining_lets_running_requests_end_and_takes_no_new_ones() {
     assert_eq!(rejection, Rejection::Draining);
     assert_eq!(collect(stream).await.last(), Some(&RequestEvent::Finished(FinishReason::Stop)));
     drained.await.expect("drained");
+}
+
+/// A stage that panics when it is given the prompt "panic", before it looks at anything else.
+struct Fragile(Box<dyn Stage>);
+
+impl Stage for Fragile {
+    fn add(&mut self, request: StageRequest) -> Result<(), StageError> {
+        if let StageInput::Prompt(prompt) = &request.input {
+            assert!(prompt.text != "panic", "told to");
+        }
+        self.0.add(request)
+    }
+
+    fn push(&mut self, chunk: Chunk) -> Result<(), StageError> {
+        self.0.push(chunk)
+    }
+
+    fn remove(&mut self, request: RequestId) {
+        self.0.remove(request);
+    }
+
+    fn plan(&mut self) -> Readiness {
+        self.0.plan()
+    }
+
+    fn launch(&mut self) -> Result<Ticket, StageError> {
+        self.0.launch()
+    }
+
+    fn poll(
+        &mut self,
+        ticket: Ticket,
+        wait: bool,
+        outputs: &mut Vec<StageOutput>,
+    ) -> Result<Poll, StageError> {
+        self.0.poll(ticket, wait, outputs)
+    }
+}
+
+#[actix_rt::test]
+async fn chunks_lost_with_a_replica_fail_the_request_even_if_the_replica_had_finished_it() {
+    let gate = Arc::new(AtomicUsize::new(0));
+    let mut first = stage("words", Some(Modality::Text), 1, words);
+    first.factory = Arc::new(|| Ok(Box::new(Fragile(Box::new(FunctionStage::new(words)))) as Box<dyn Stage>));
+    let waits = {
+        let gate = gate.clone();
+        move |request: &StageRequest, item: Item<'_>| {
+            while gate.load(Ordering::SeqCst) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            speak(request, item)
+        }
+    };
+    let runtime = start(vec![first, stage("waits", Some(Modality::Audio), 1, waits)]).await;
+    // More than the edge and the second stage take while the latter waits.
+    let words = vec!["word"; 3000].join(" ");
+    let (_, mut stream) =
+        submit(&runtime, &words, &[Modality::Text, Modality::Audio]).await.expect("admitted");
+    for _ in 0..3000 {
+        assert!(matches!(stream.recv().await, Some(RequestEvent::Output(Output::Text(_)))));
+    }
+    let (_, panics) = submit(&runtime, "panic", &[Modality::Text]).await.expect("admitted");
+    assert!(matches!(collect(panics).await.last(), Some(RequestEvent::Failed(_))));
+    gate.store(1, Ordering::SeqCst);
+    let events = collect(stream).await;
+    let Some(RequestEvent::Failed(error)) = events.last() else { panic!("{:?}", events.last()) };
+    assert_eq!((error.reason, error.stage.0), ("replica_panic", 0));
+    assert_eq!(terminals(&events), 1);
+    assert_nothing_held(&runtime).await;
 }

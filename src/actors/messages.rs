@@ -122,6 +122,13 @@ pub struct Job {
 #[error("the replica takes no requests")]
 pub struct Unavailable;
 
+impl Unavailable {
+    /// A stable word, used in the HTTP error body and as the metric label.
+    pub fn reason(self) -> &'static str {
+        "replica_unavailable"
+    }
+}
+
 /// Orchestrator → replica: some of your requests are cancelled; remove them before the next step.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
@@ -266,7 +273,7 @@ pub enum RequestEvent {
     /// Terminal: a stage failed, or the replica died.
     Failed(RequestError),
     /// Terminal: it was aborted.
-    Aborted,
+    Aborted(AbortCause),
 }
 
 /// Why a request that had been admitted failed.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::actors::messages::{
     Abort, AbortAll, AbortCause, Begin, Drain, GetHealth, GetHeld, Health, Held, Job, OmniRequest, Rejection,
     RemoveCancelled, ReplicaDown, ReplicaUp, RequestError, RequestEvent, RequestSink, StageDone,
-    StageOutcome, StageStarted, Submit,
+    StageOutcome, StageStarted, Submit, Unavailable,
 };
 use crate::actors::pool::{LiveReplica, Pool};
 use crate::engine::FinishReason;
@@ -23,7 +23,7 @@ use crate::metrics::{PipelineEvent, StatEvent, StatsSender};
 use crate::stages::{Cancellation, Modality, Pipeline, StageError, StageInput, StageRequest};
 
 /// A replica that has not removed a cancelled request after this long is taken for stuck; the request ends without it.
-const REMOVAL_DEADLINE: Duration = Duration::from_secs(10);
+const REMOVAL_DEADLINE: Duration = Duration::from_secs(120);
 /// A client that does not read its terminal event for this long does not get it.
 const TERMINAL_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -175,7 +175,7 @@ impl Orchestrator {
     /// A bound replica did not take the request.
     fn replica_unavailable(&mut self, id: RequestId, stage: StageId) {
         let error = RequestError {
-            reason: "replica_unavailable",
+            reason: Unavailable.reason(),
             stage,
             message: "the replica that the request was bound to takes no requests".into(),
             client_fault: false,
@@ -306,7 +306,7 @@ impl Request {
         match &self.fate {
             Fate::Open => RequestEvent::Finished(self.finish_reason()),
             Fate::Failed(error) => RequestEvent::Failed(error.clone()),
-            Fate::Aborted(_) => RequestEvent::Aborted,
+            Fate::Aborted(cause) => RequestEvent::Aborted(*cause),
         }
     }
 }

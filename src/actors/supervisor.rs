@@ -11,7 +11,7 @@ use crate::actors::messages::{
     WorkerReady,
 };
 use crate::actors::replica::ReplicaActor;
-use crate::actors::worker::{self, WorkerHandle, WorkerReports};
+use crate::actors::worker::{self, WorkerHandle, WorkerReports, WorkerSettings};
 use crate::ids::{Epoch, ReplicaId, ReplicaKey, StageId};
 use crate::metrics::{StatEvent, StatsSender};
 use crate::stages::Pipeline;
@@ -86,7 +86,13 @@ impl Supervisor {
             exited: ctx.address().recipient(),
             statistics: self.reports.statistics.clone(),
         };
-        match worker::spawn(key, spec.factory.clone(), self.max_jobs, reports) {
+        let settings = WorkerSettings {
+            key,
+            factory: spec.factory.clone(),
+            connector: spec.connector,
+            max_jobs: self.max_jobs,
+        };
+        match worker::spawn(settings, reports) {
             Ok(worker) => {
                 self.reports.register.do_send(RegisterReplica { key, port: worker.statistics.clone() });
                 entry.worker = Some(worker);

@@ -17,16 +17,19 @@ use crate::actors::messages::{
     ExitCause, Job, RequestEvent, StageDone, StageOutcome, StageStarted, Unavailable, WorkerExited,
     WorkerReady,
 };
-use crate::ids::{ReplicaKey, RequestId};
-use crate::metrics::{ReplicaReporter, StatsPort, StatsSender};
+use crate::engine::FinishReason;
+use crate::ids::{ReplicaKey, RequestId, StageId};
+use crate::metrics::{ReplicaReporter, StatsPort, StatsSender, TransferSample};
 use crate::stages::{
     Poll, Readiness, Stage, StageError, StageEvent, StageFactory, StageInput, StageOutput, Ticket,
 };
-use crate::transport::edge::in_process;
-use crate::transport::{Chunk, EdgeError, EdgeReceiver, EdgeSender, Payload};
+use crate::transport::edge::edge;
+use crate::transport::{Arrival, Chunk, Connector, EdgeError, EdgeReceiver, EdgeSender, Parcel, Payload};
 
 /// Chunks that may wait at a replica before the stages that feed it are held up.
 const CHUNK_CREDITS: usize = 1024;
+/// Chunks that the next stage has not taken before no further step is launched.
+const MAX_OUTBOX: usize = 64;
 /// Messages taken between two steps, so that a flood of them does not keep the stage from stepping.
 const MESSAGES_PER_TURN: usize = 256;
 /// A request whose chunk the next stage does not take for this long is given up.
@@ -80,12 +83,20 @@ struct Held {
     job: Job,
     /// Number of the next chunk to the next stage.
     next_sequence: u32,
+    /// Number of the next chunk from the stage before.
+    expected_sequence: u32,
+    /// How the stage ended it. It is held until the next stage has taken its last chunk: were it reported as done
+    /// before, nobody would learn that the chunk was lost with this replica.
+    finished: Option<FinishReason>,
 }
 
 /// A chunk that the next stage has not taken yet.
 struct Outgoing {
+    request: RequestId,
+    /// No further chunk of the request follows.
+    last: bool,
     edge: EdgeSender,
-    chunk: Box<Chunk>,
+    parcel: Parcel,
     since: Instant,
 }
 
@@ -109,6 +120,8 @@ struct Worker {
     outbox: VecDeque<Outgoing>,
     /// Scratch for the outputs of a step.
     outputs: Vec<StageOutput>,
+    /// Chunks that arrived since the last report, if statistics are on.
+    transfers: Vec<TransferSample>,
     /// The value of [`Shared::removals`] that was acted on last.
     seen_removals: usize,
 }
@@ -125,17 +138,24 @@ impl From<StageError> for Exit {
     }
 }
 
-/// Starts a worker thread, which builds its stage and reports when it is ready. `max_jobs` bounds the requests that
-/// may be queued at it.
-pub fn spawn(
-    key: ReplicaKey,
-    factory: StageFactory,
-    max_jobs: usize,
-    reports: WorkerReports,
-) -> std::io::Result<WorkerHandle> {
+/// How a worker is set up.
+pub struct WorkerSettings {
+    /// Which life of which replica it is.
+    pub key: ReplicaKey,
+    /// Builds its stage.
+    pub factory: StageFactory,
+    /// How chunks come to it.
+    pub connector: Connector,
+    /// Requests that may be queued at it.
+    pub max_jobs: usize,
+}
+
+/// Starts a worker thread, which builds its stage and reports when it is ready.
+pub fn spawn(settings: WorkerSettings, reports: WorkerReports) -> std::io::Result<WorkerHandle> {
+    let WorkerSettings { key, factory, connector, max_jobs } = settings;
     // Room for every request to begin, and for as many wake-ups.
     let (control_sender, control) = bounded(2 * max_jobs + 2);
-    let (chunk_sender, chunks) = in_process(CHUNK_CREDITS);
+    let (chunk_sender, chunks) = edge(connector, CHUNK_CREDITS);
     let shared = Arc::new(Shared::default());
     let statistics = Arc::new(StatsPort::new({
         let control = control_sender.clone();
@@ -174,12 +194,8 @@ impl WorkerHandle {
 
     /// Makes the worker look for cancelled requests before its next step.
     pub fn remove_cancelled(&self) {
-        self.shared.removals.fetch_add(1, Ordering::Release);
-        self.wake();
-    }
-
-    /// Wakes the worker if it sleeps. A worker whose queue is full is awake.
-    pub fn wake(&self) {
+        // Before the look at the queue: whoever takes what lies there sees the new value.
+        self.shared.removals.fetch_add(1, Ordering::SeqCst);
         wake(&self.control);
     }
 
@@ -214,6 +230,7 @@ impl Worker {
             in_flight: VecDeque::new(),
             outbox: VecDeque::new(),
             outputs: Vec::new(),
+            transfers: Vec::new(),
             seen_removals: 0,
         }
     }
@@ -242,7 +259,10 @@ impl Worker {
     /// Tells the metrics actor what the stage counted, when it is time to.
     fn report(&mut self) {
         let idle = self.jobs.is_empty();
-        self.reporter.report_if_due(Instant::now(), idle, |stats| self.stage.report(stats));
+        self.reporter.report_if_due(Instant::now(), idle, |stats| {
+            self.stage.report(stats);
+            stats.transfers.append(&mut self.transfers);
+        });
     }
 
     fn take_messages(&mut self) -> Result<(), Exit> {
@@ -251,9 +271,13 @@ impl Worker {
                 break;
             }
         }
-        for _ in 0..MESSAGES_PER_TURN {
-            let Some(chunk) = self.inbox.chunks.try_receive() else { break };
-            self.take_chunk(chunk)?;
+        for _ in 0..MESSAGES_PER_TURN.min(self.stage.room()) {
+            match self.inbox.chunks.try_receive() {
+                None => break,
+                Some(Ok(arrival)) => self.take_chunk(arrival)?,
+                // The gap in its sequence fails the request with the next chunk.
+                Some(Err(error)) => tracing::error!(replica = %self.key, %error, "a chunk was lost"),
+            }
         }
         Ok(())
     }
@@ -273,7 +297,7 @@ impl Worker {
         let id = job.request.id;
         self.reporter.changed();
         let request = job.request.clone();
-        self.jobs.insert(id, Held { job, next_sequence: 0 });
+        self.jobs.insert(id, Held { job, next_sequence: 0, expected_sequence: 0, finished: None });
         if request.cancelled.is_cancelled() {
             self.let_go(id, StageOutcome::Removed);
         } else if let Err(error) = self.stage.add(request) {
@@ -281,14 +305,25 @@ impl Worker {
         }
     }
 
-    fn take_chunk(&mut self, chunk: Chunk) -> Result<(), Exit> {
-        let id = chunk.request;
+    fn take_chunk(&mut self, arrival: Arrival) -> Result<(), Exit> {
+        let id = arrival.chunk.request;
         // A request begins at the later stages first, so its Begin lies in the queue before its first chunk.
         while !self.jobs.contains_key(&id) && self.take_control()? {}
-        if !self.jobs.contains_key(&id) {
+        let Some(held) = self.jobs.get_mut(&id) else {
             return Ok(()); // It was removed while the chunk was on its way.
+        };
+        if self.reports.statistics.is_on() {
+            self.transfers.push(transfer_sample(&arrival, self.key.stage));
+            self.reporter.changed();
         }
-        if let Err(error) = self.stage.push(chunk) {
+        let (expected, got) = (held.expected_sequence, arrival.chunk.sequence);
+        held.expected_sequence += 1;
+        let pushed = if got == expected {
+            self.stage.push(arrival.chunk)
+        } else {
+            Err(StageError::Protocol(format!("chunk {got} came where chunk {expected} was due")))
+        };
+        if let Err(error) = pushed {
             self.stage.remove(id);
             self.let_go(id, StageOutcome::Failed(error));
         }
@@ -296,7 +331,7 @@ impl Worker {
     }
 
     fn remove_cancelled(&mut self) {
-        let removals = self.shared.removals.load(Ordering::Acquire);
+        let removals = self.shared.removals.load(Ordering::SeqCst);
         if removals == self.seen_removals {
             return;
         }
@@ -309,10 +344,10 @@ impl Worker {
         }
     }
 
-    /// Launches what can be launched and waits for the oldest step. Says whether anything was done.
+    /// Launches what can be launched, as long as the next stage keeps up, and waits for the oldest step. Says whether anything was done.
     fn step(&mut self) -> Result<bool, Exit> {
         let mut launched = false;
-        while self.outbox.is_empty()
+        while self.outbox.len() < MAX_OUTBOX
             && self.in_flight.len() < self.stage.steps_in_flight()
             && self.stage.plan() == Readiness::Ready
         {
@@ -353,9 +388,12 @@ impl Worker {
                 }
             }
             StageEvent::Next(payload) => self.send_on(id, payload, false),
-            StageEvent::Finished(reason) => {
-                self.send_on(id, Payload::End, true);
+            StageEvent::Finished(reason) if held.job.next.is_none() => {
                 self.let_go(id, StageOutcome::Finished(reason));
+            }
+            StageEvent::Finished(reason) => {
+                held.finished = Some(reason);
+                self.send_on(id, Payload::End, true);
             }
             StageEvent::Failed(error) => self.let_go(id, StageOutcome::Failed(error)),
         }
@@ -365,39 +403,59 @@ impl Worker {
     fn send_on(&mut self, id: RequestId, payload: Payload, last: bool) {
         let Some(held) = self.jobs.get_mut(&id) else { return };
         let Some(edge) = held.job.next.clone() else { return };
-        let chunk = Box::new(Chunk { request: id, sequence: held.next_sequence, last, payload });
+        let chunk = Chunk { request: id, sequence: held.next_sequence, last, payload };
         held.next_sequence += 1;
-        self.outbox.push_back(Outgoing { edge, chunk, since: Instant::now() });
-        self.flush_outbox();
-    }
-
-    /// Sends chunks in order until the next stage takes no more.
-    fn flush_outbox(&mut self) {
-        while let Some(Outgoing { edge, chunk, since }) = self.outbox.pop_front() {
-            match edge.send(*chunk) {
-                // If the next replica is gone, the orchestrator fails the request.
-                Ok(()) | Err(EdgeError::Closed) => {}
-                Err(EdgeError::Full(_, chunk)) if since.elapsed() < CHUNK_DEADLINE => {
-                    self.outbox.push_front(Outgoing { edge, chunk, since });
-                    return;
-                }
-                Err(full @ EdgeError::Full(..)) => self.give_up(full),
+        match edge.pack(self.key.stage, chunk) {
+            Ok(parcel) => {
+                self.outbox.push_back(Outgoing { request: id, last, edge, parcel, since: Instant::now() });
+                self.flush_outbox();
+            }
+            Err(error) => {
+                self.stage.remove(id);
+                self.let_go(id, StageOutcome::Failed(StageError::Protocol(error.to_string())));
             }
         }
     }
 
-    /// Fails the request whose chunk was not taken in time. It may be done here already; then the next stage waits in
-    /// vain for the chunk, and the orchestrator must hear of it all the same.
-    fn give_up(&mut self, full: EdgeError) {
-        let error = StageError::Protocol(full.to_string());
-        let EdgeError::Full(_, chunk) = full else { return };
-        self.outbox.retain(|outgoing| outgoing.chunk.request != chunk.request);
-        self.stage.remove(chunk.request);
-        if self.jobs.contains_key(&chunk.request) {
-            self.let_go(chunk.request, StageOutcome::Failed(error));
-        } else {
-            let outcome = StageOutcome::Failed(error);
-            self.reports.done.do_send(StageDone { request: chunk.request, replica: self.key, outcome });
+    /// Sends what the replicas of the next stage take, in order for each of them. A finished request is done with its
+    /// last chunk.
+    fn flush_outbox(&mut self) {
+        let mut full: Vec<EdgeSender> = Vec::new();
+        for _ in 0..self.outbox.len() {
+            let Some(Outgoing { request, last, edge, parcel, since }) = self.outbox.pop_front() else {
+                break;
+            };
+            if full.iter().any(|full| full.is_same(&edge)) {
+                self.outbox.push_back(Outgoing { request, last, edge, parcel, since });
+                continue;
+            }
+            match edge.send(parcel) {
+                // If the next replica is gone, the orchestrator fails the request.
+                Ok(()) | Err(EdgeError::Closed) => {
+                    let finished = self.jobs.get(&request).and_then(|held| held.finished).filter(|_| last);
+                    if let Some(reason) = finished {
+                        self.let_go(request, StageOutcome::Finished(reason));
+                    }
+                }
+                Err(EdgeError::Full(parcel)) => {
+                    full.push(edge.clone());
+                    self.outbox.push_back(Outgoing { request, last, edge, parcel: *parcel, since });
+                }
+            }
+        }
+        self.give_up_overdue();
+    }
+
+    /// Fails requests whose chunk the next stage has not taken in time.
+    fn give_up_overdue(&mut self) {
+        let overdue = |outgoing: &Outgoing| outgoing.since.elapsed() > CHUNK_DEADLINE;
+        while let Some(request) =
+            self.outbox.iter().find(|outgoing| overdue(outgoing)).map(|late| late.request)
+        {
+            self.stage.remove(request);
+            self.outbox.retain(|outgoing| outgoing.request != request);
+            let error = StageError::Protocol("the next stage takes no more chunks".into());
+            self.let_go(request, StageOutcome::Failed(error));
         }
     }
 
@@ -406,9 +464,7 @@ impl Worker {
         if self.jobs.remove(&id).is_none() {
             return;
         }
-        if !matches!(outcome, StageOutcome::Finished(_)) {
-            self.outbox.retain(|outgoing| outgoing.chunk.request != id);
-        }
+        self.outbox.retain(|outgoing| outgoing.request != id);
         self.shared.jobs.fetch_sub(1, Ordering::Release);
         self.reporter.changed();
         self.reports.done.do_send(StageDone { request: id, replica: self.key, outcome });
@@ -420,8 +476,10 @@ impl Worker {
         let mut deadline = self.reporter.due_in(now).map(|due| now + due);
         let mut select = Select::new();
         select.recv(&self.inbox.control);
-        select.recv(self.inbox.chunks.channel());
-        if let Some(outgoing) = self.outbox.front() {
+        if self.stage.room() > 0 {
+            select.recv(self.inbox.chunks.channel());
+        }
+        for outgoing in &self.outbox {
             select.send(outgoing.edge.channel());
             let given_up = outgoing.since + CHUNK_DEADLINE;
             deadline = Some(deadline.map_or(given_up, |due| due.min(given_up)));
@@ -433,8 +491,23 @@ impl Worker {
     }
 }
 
+fn transfer_sample(arrival: &Arrival, to: StageId) -> TransferSample {
+    TransferSample {
+        request: arrival.chunk.request,
+        from: arrival.from,
+        to,
+        size_bytes: arrival.size_bytes as u64,
+        send_seconds: arrival.send_seconds,
+        in_flight_seconds: arrival.in_flight_seconds,
+        receive_seconds: arrival.receive_seconds,
+    }
+}
+
+/// Wakes a worker if it sleeps. One that has messages waiting looks at everything when it takes them.
 fn wake(control: &Sender<Control>) {
-    let _ = control.try_send(Control::Wake);
+    if control.is_empty() {
+        let _ = control.try_send(Control::Wake);
+    }
 }
 
 /// What a panic said.

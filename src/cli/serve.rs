@@ -1,11 +1,12 @@
 //! `omni-actors serve`.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::logging::{self, LogFormat, LogLevel};
+use crate::http::AudioDelta;
 use crate::server;
 
 /// What `serve` can be told.
@@ -13,14 +14,14 @@ use crate::server;
 pub struct ServeArgs {
     /// A model directory in Hugging Face layout; without one the built-in demo is served.
     pub model: Option<PathBuf>,
-    /// Address to listen on.
-    #[arg(long, default_value = "127.0.0.1")]
-    pub host: IpAddr,
+    /// Name or address to listen on.
+    #[arg(long, default_value = "127.0.0.1", value_parser = NonEmptyStringValueParser::new())]
+    pub host: String,
     /// Port to listen on; 0 takes a free one.
     #[arg(long, default_value_t = 8000)]
     pub port: u16,
     /// Names by which requests may ask for the model; the first one stands in responses and on /metrics.
-    #[arg(long, num_args = 1.., value_name = "NAME")]
+    #[arg(long, num_args = 1.., value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub served_model_name: Vec<String>,
     /// Type of weights and activations.
     #[arg(long, value_enum, default_value = "auto")]
@@ -31,7 +32,13 @@ pub struct ServeArgs {
     /// The most tokens of prompt and answer together; by default what the model was made for.
     #[arg(long, value_name = "TOKENS")]
     pub max_model_len: Option<usize>,
-    /// Keep statistics: all families on /metrics populate, and each request is logged.
+    /// Replicas of each stage.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    pub num_replicas: u16,
+    /// How chunks go from stage to stage.
+    #[arg(long, value_enum, default_value = "in-process")]
+    pub connector: ConnectorArg,
+    /// Keep statistics: all families on /metrics populate.
     #[arg(long)]
     pub log_stats: bool,
     /// What the names of pipeline metrics begin with.
@@ -40,9 +47,14 @@ pub struct ServeArgs {
     /// HTTP worker threads.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
     pub api_server_count: u16,
-    /// Keys of which a request must bring one as `Authorization: Bearer KEY`.
+    /// Keys of which a request must bring one as `Authorization: Bearer KEY`. An empty one is refused: it would leave
+    /// the server open to everyone.
     #[arg(long, num_args = 1.., env = "OMNI_API_KEY", hide_env_values = true, value_name = "KEY")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub api_key: Vec<String>,
+    /// Where streamed speech stands in a chunk of a chat answer.
+    #[arg(long, value_enum, default_value = "content", value_name = "PLACE")]
+    pub audio_delta: AudioDeltaArg,
     /// Threads for model arithmetic; by default one per core.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N")]
     pub cpu_threads: Option<u16>,
@@ -71,6 +83,16 @@ pub enum DtypeArg {
     Bfloat16,
 }
 
+/// Values of `--connector`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ConnectorArg {
+    /// As they are, without a copy.
+    #[value(alias = "in_process")]
+    InProcess,
+    /// Encoded into bytes and decoded again, as between processes.
+    Serialized,
+}
+
 /// Values of `--load-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LoadFormat {
@@ -82,8 +104,53 @@ pub enum LoadFormat {
     Dummy,
 }
 
+/// Values of `--audio-delta`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AudioDeltaArg {
+    /// In `delta.content`, with `modality` saying that it is sound.
+    Content,
+    /// In `delta.audio`, as OpenAI does.
+    Openai,
+}
+
+impl From<AudioDeltaArg> for AudioDelta {
+    fn from(argument: AudioDeltaArg) -> Self {
+        match argument {
+            AudioDeltaArg::Content => Self::Content,
+            AudioDeltaArg::Openai => Self::OpenAi,
+        }
+    }
+}
+
 /// Serves until a signal comes.
 pub(super) fn run(args: ServeArgs) -> Result<(), String> {
     logging::init(args.log_level, args.log_format);
     server::run(&args).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::{Cli, Command};
+
+    fn serve(arguments: &[&str]) -> Result<super::ServeArgs, clap::Error> {
+        let words = ["omni-actors", "serve"].iter().chain(arguments);
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Serve(args) => *args,
+        })
+    }
+
+    #[test]
+    fn an_empty_key_name_or_host_is_refused() {
+        for option in ["--api-key", "--served-model-name", "--host"] {
+            let message = serve(&[option, ""]).unwrap_err().to_string();
+            assert!(message.contains(option), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_host_may_be_a_name() {
+        assert_eq!(serve(&["--host", "localhost"]).unwrap().host, "localhost");
+    }
 }

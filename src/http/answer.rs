@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::engine::FinishReason;
 use crate::http::errors::ApiError;
+use crate::http::recording::Recording;
 use crate::http::running::{Progress, RunningRequests};
 use crate::stages::{ChoiceFinish, Output, StopReason, TextDelta, TokenLogprobs};
 
@@ -87,6 +88,8 @@ pub struct Choice {
     pub logprobs: Vec<TokenLogprobs>,
     /// How it ended.
     pub finish: Option<ChoiceFinish>,
+    /// All sound, if there is any.
+    pub sound: Option<Recording>,
 }
 
 impl Choice {
@@ -104,6 +107,15 @@ impl Choice {
     }
 }
 
+/// How the only choice of a request ended: as its text did, unless that came to its own end and a later stage did
+/// not.
+pub fn sole_finish(text: Option<ChoiceFinish>, request: FinishReason) -> ChoiceFinish {
+    match text {
+        Some(text) if text.reason != FinishReason::Stop || request == FinishReason::Stop => text,
+        _ => ChoiceFinish { reason: request, stop_reason: None },
+    }
+}
+
 /// Waits for all requests to end and gathers their choices: those of the first prompt, of the second, …
 pub async fn gather(
     running: &mut RunningRequests,
@@ -118,8 +130,17 @@ pub async fn gather(
                     choice.extend(delta);
                 }
             }
-            // Output of a kind that was not asked for is not written.
-            (_, Progress::Output(Output::Audio(_))) => {}
+            // Speech has one choice.
+            (prompt, Progress::Output(Output::Audio(packet))) => {
+                if let Some(choice) = choices.get_mut(prompt * choices_per_prompt) {
+                    Recording::append(&mut choice.sound, packet)?;
+                }
+            }
+            (prompt, Progress::Finished(reason)) if choices_per_prompt == 1 => {
+                if let Some(choice) = choices.get_mut(prompt) {
+                    choice.finish = Some(sole_finish(choice.finish.take(), reason));
+                }
+            }
             (prompt, Progress::Finished(reason)) => {
                 let own = choices.iter_mut().skip(prompt * choices_per_prompt).take(choices_per_prompt);
                 own.for_each(|choice| choice.end(reason));
@@ -132,4 +153,20 @@ pub async fn gather(
 /// Tokens in all choices.
 pub fn completion_tokens(choices: &[Choice]) -> u64 {
     choices.iter().map(|choice| choice.token_ids.len() as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use FinishReason::{Length, Stop};
+
+    #[test]
+    fn the_first_end_that_is_no_stop_counts() {
+        let met = ChoiceFinish { reason: Stop, stop_reason: Some(StopReason::Token(7)) };
+        let full = ChoiceFinish { reason: Length, stop_reason: None };
+        assert_eq!(sole_finish(Some(met.clone()), Stop), met);
+        assert_eq!(sole_finish(Some(met), Length), full);
+        assert_eq!(sole_finish(Some(full.clone()), Length), full);
+        assert_eq!(sole_finish(None, Length), full);
+    }
 }

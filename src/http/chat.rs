@@ -12,10 +12,12 @@ use crate::http::chat_request::ChatRequest;
 use crate::http::chat_response::{ChatCompletion, ChatFormat};
 use crate::http::chat_stream::ChatStream;
 use crate::http::errors::ApiError;
+use crate::http::modalities::to_be_made;
 use crate::http::request_id::ExternalId;
 use crate::http::running::RunningRequests;
 use crate::http::sse::EventStream;
 use crate::http::state::AppState;
+use crate::stages::Modality;
 
 /// Answers a chat request, streamed or in one piece.
 pub async fn create(
@@ -32,15 +34,18 @@ pub async fn create(
         prompt_token_ids: ready.prompt.token_ids.clone(),
         return_token_ids: generation.return_token_ids,
         logprobs: ready.sampling.first().is_some_and(|thinker| thinker.logprobs.is_some()),
+        text: asked.modalities.contains(&Modality::Text),
+        speech: asked.speech.map(|speech| speech.format),
+        audio_delta: state.audio_delta,
     };
-    let mut running = RunningRequests::submit(&state, vec![ready]).await?;
+    let mut running = RunningRequests::submit(&state, vec![ready], generation.delivery()).await?;
     match generation.stream {
         Some(options) => {
             EventStream::respond(running, ChatStream::new(head, format, options, generation.choices)).await
         }
         None => {
             let choices = gather(&mut running, 1, generation.choices as usize).await?;
-            Ok(HttpResponse::Ok().json(ChatCompletion::new(head, format, choices)))
+            Ok(HttpResponse::Ok().json(ChatCompletion::write(head, format, choices).await?))
         }
     }
 }
@@ -56,8 +61,9 @@ async fn prepare(
     let state = state.clone();
     body.work(move |value| {
         let asked = ChatRequest::read(value, &state)?;
-        let prompt = asked.chat.prompt(state.text.as_ref())?;
-        let ready = omni_request(prompt, &asked.generation, &asked.modalities, &origin, &state)?;
+        let prompt = asked.prompt(state.text.as_ref())?;
+        let made = to_be_made(&asked.modalities, &state.pipeline);
+        let ready = omni_request(prompt, &asked.generation, &made, &origin, &state)?;
         Ok((asked, ready))
     })
     .await

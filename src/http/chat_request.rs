@@ -7,7 +7,9 @@ use crate::http::fields::Fields;
 use crate::http::frontend::{Conversation, TextFrontend};
 use crate::http::generation_fields::{GENERATION_FIELDS, GenerationFields};
 use crate::http::messages::{final_text, read_messages};
+use crate::http::modalities::read_modalities;
 use crate::http::sampling_fields::{MAX_LOGPROBS, SAMPLING_FIELDS};
+use crate::http::speech_fields::{SPEECH_FIELDS, SpeechFields};
 use crate::http::state::{AppState, PipelineShape};
 use crate::http::unimplemented::{INERT_FIELDS, is_unimplemented, refuse_unimplemented};
 use crate::stages::{Modality, Prompt};
@@ -25,16 +27,15 @@ const CHAT_FIELDS: &[&str] = &[
     "add_special_tokens",
 ];
 
-/// The kinds of output that a chat answer can carry.
-const WRITABLE: &[Modality] = &[Modality::Text];
-
 /// A checked chat request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChatRequest {
     /// What the template is given.
     pub chat: ChatPrompt,
-    /// The kinds of output wanted.
+    /// The kinds of output that the answer carries.
     pub modalities: Vec<Modality>,
+    /// How it is spoken; `None` for an answer without sound.
+    pub speech: Option<SpeechFields>,
     /// What chat and completions have in common.
     pub generation: GenerationFields,
 }
@@ -55,15 +56,22 @@ impl ChatRequest {
     pub fn read(body: &Value, state: &AppState) -> Result<Self, ApiError> {
         let body = Fields::new(body, "")?;
         refuse_unimplemented(&body)?;
-        body.only_or(&[CHAT_FIELDS, GENERATION_FIELDS, SAMPLING_FIELDS, INERT_FIELDS], is_unimplemented)?;
+        body.only_or(
+            &[CHAT_FIELDS, SPEECH_FIELDS, GENERATION_FIELDS, SAMPLING_FIELDS, INERT_FIELDS],
+            is_unimplemented,
+        )?;
         let mut generation = GenerationFields::read(&body, state)?;
         generation.thinker.max_tokens = read_max_tokens(&body, generation.thinker.max_tokens)?;
         generation.thinker.logprobs = read_logprobs(&body)?;
-        Ok(Self {
-            modalities: read_modalities(&body, &state.pipeline)?,
-            chat: ChatPrompt::read(&body)?,
-            generation,
-        })
+        let modalities = read_modalities(&body, &state.pipeline)?;
+        let speech = read_speech(&body, &modalities, &generation, &state.pipeline)?;
+        Ok(Self { modalities, speech, chat: ChatPrompt::read(&body)?, generation })
+    }
+
+    /// Renders and tokenises.
+    pub fn prompt(&self, text: &dyn TextFrontend) -> Result<Prompt, ApiError> {
+        let voice = self.speech.as_ref().and_then(|speech| speech.voice.clone());
+        Ok(Prompt { voice, ..self.chat.prompt(text)? })
     }
 }
 
@@ -110,6 +118,34 @@ impl ChatPrompt {
     }
 }
 
+/// How the answer is spoken, and whether the rest of the request goes with that.
+fn read_speech(
+    body: &Fields<'_>,
+    modalities: &[Modality],
+    generation: &GenerationFields,
+    pipeline: &PipelineShape,
+) -> Result<Option<SpeechFields>, ApiError> {
+    if !modalities.contains(&Modality::Audio) {
+        SpeechFields::refuse(body)?;
+        return Ok(None);
+    }
+    if generation.choices > 1 {
+        let message = format!("is {}, but an answer with audio is one choice", generation.choices);
+        return Err(body.contradiction("n", message));
+    }
+    if generation.stream.is_some() && !modalities.contains(&Modality::Text) {
+        let of_text = [
+            ("logprobs", generation.thinker.logprobs.is_some()),
+            ("return_token_ids", generation.return_token_ids),
+        ];
+        if let Some((name, _)) = of_text.iter().find(|(_, asked)| *asked) {
+            let message = "belongs to text, which is not among the `modalities` of this stream";
+            return Err(body.contradiction(name, message));
+        }
+    }
+    SpeechFields::read(body, generation.stream.is_some(), pipeline).map(Some)
+}
+
 /// Where the text of the last message ends in what the template wrote. Templates often trim messages.
 fn end_of_final_message(rendered: &str, messages: &[Value]) -> Option<usize> {
     let text = final_text(messages)?;
@@ -145,46 +181,10 @@ fn read_logprobs(body: &Fields<'_>) -> Result<Option<u32>, ApiError> {
     }
 }
 
-/// The kinds of output wanted, each once; those of the pipeline that a chat answer can carry.
-fn read_modalities(body: &Fields<'_>, pipeline: &PipelineShape) -> Result<Vec<Modality>, ApiError> {
-    let offered = || WRITABLE.iter().copied().filter(|modality| pipeline.modalities.contains(modality));
-    let words = || offered().map(word).collect::<Vec<_>>().join(", ");
-    let mut wanted = Vec::new();
-    for (index, value) in body.list("modalities")?.unwrap_or_default().iter().enumerate() {
-        let name = format!("modalities[{index}]");
-        let asked = value.as_str().ok_or_else(|| body.wrong_type(&name, "a string", value))?;
-        let modality = offered().find(|modality| word(*modality) == asked).ok_or_else(|| {
-            body.unsupported(&name, format!("is `{asked}`, but this server makes: {}", words()))
-        })?;
-        if !wanted.contains(&modality) {
-            wanted.push(modality);
-        }
-    }
-    if wanted.is_empty() {
-        if body.get("modalities").is_some() {
-            return Err(body.invalid("modalities", "must not be empty"));
-        }
-        wanted = offered().filter(|modality| pipeline.default_modalities.contains(modality)).collect();
-    }
-    if wanted.is_empty() {
-        return Err(body.unsupported("modalities", format!("must be given; this server makes: {}", words())));
-    }
-    Ok(wanted)
-}
-
-/// The word for a kind of output in a request.
-pub fn word(modality: Modality) -> &'static str {
-    match modality {
-        Modality::Text => "text",
-        Modality::Audio => "audio",
-        Modality::Image => "image",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::testing::unconnected_state;
+    use crate::http::testing::{speaking_state, unconnected_state};
     use serde_json::json;
 
     /// Reads a request with one message and these further fields.
@@ -224,13 +224,43 @@ mod tests {
         assert!(complaint(json!({"logprobs": 3})).contains("`logprobs` must be true or false"));
     }
 
+    /// As [`read`], in front of a pipeline that speaks.
+    fn read_spoken(extra: Value) -> Result<ChatRequest, String> {
+        let mut body =
+            json!({"messages": [{"role": "user", "content": "hi"}], "modalities": ["text", "audio"]});
+        for (name, value) in extra.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        ChatRequest::read(&body, &speaking_state()).map_err(|error| error.to_string())
+    }
+
     #[test]
-    fn a_kind_of_output_that_is_not_made_is_refused_with_what_is() {
-        assert_eq!(read(json!({"modalities": ["text"]})).unwrap().modalities, [Modality::Text]);
-        assert_eq!(read(json!({})).unwrap().modalities, [Modality::Text]);
-        assert!(complaint(json!({"modalities": ["text", "audio"]})).contains("this server makes: text"));
-        assert!(complaint(json!({"modalities": []})).contains("must not be empty"));
-        assert!(complaint(json!({"modalities": "text"})).contains("must be a list"));
+    fn the_voice_goes_into_the_prompt() {
+        let text = speaking_state().text;
+        let request = read_spoken(json!({"voice": "Ember"})).unwrap();
+        assert_eq!(request.prompt(text.as_ref()).unwrap().voice.as_deref(), Some("ember"));
+        assert_eq!(read_spoken(json!({})).unwrap().prompt(text.as_ref()).unwrap().voice, None);
+    }
+
+    #[test]
+    fn speech_is_one_choice_and_its_settings_need_it() {
+        assert!(read_spoken(json!({"n": 2})).unwrap_err().starts_with("`n` is 2"));
+        assert!(read_spoken(json!({"n": 2, "modalities": ["text"]})).is_ok());
+        assert_eq!(read_spoken(json!({"modalities": ["text"]})).unwrap().speech, None);
+        for name in ["voice", "speaker", "audio"] {
+            let complaint = read_spoken(json!({"modalities": ["text"], name: "ember"})).unwrap_err();
+            assert!(complaint.contains(&format!("`{name}` is only possible with `audio`")), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn a_stream_without_text_has_no_place_for_what_belongs_to_text() {
+        for name in ["logprobs", "return_token_ids"] {
+            let silent = json!({"modalities": ["audio"], "stream": true, name: true});
+            assert!(read_spoken(silent).unwrap_err().starts_with(&format!("`{name}` belongs to text")));
+            assert!(read_spoken(json!({"modalities": ["audio"], name: true})).is_ok());
+            assert!(read_spoken(json!({"stream": true, name: true})).is_ok());
+        }
     }
 
     #[test]

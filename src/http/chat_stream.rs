@@ -2,16 +2,25 @@
 //!
 //! First one chunk per choice with the role, then one per engine output, the last of a choice with its
 //! `finish_reason`, then one with the usage and no choices if that was asked for.
+//!
+//! In an answer with speech, packets are chunks between those of the text, and the `finish_reason` is on a chunk of
+//! its own when both have ended. Where text is not wanted, its chunks are left out.
 
 use serde::Serialize;
 
 use crate::engine::FinishReason;
-use crate::http::answer::{Head, SYSTEM_FINGERPRINT, StopReasonField, Usage, finish_word};
+use crate::http::answer::{Head, SYSTEM_FINGERPRINT, StopReasonField, Usage, finish_word, sole_finish};
 use crate::http::chat_response::ChatFormat;
+use crate::http::errors::ApiError;
 use crate::http::generation_fields::StreamOptions;
 use crate::http::logprobs::ChatLogprobs;
+use crate::http::modalities::word;
+use crate::http::recording::layout_of;
+use crate::http::spoken_message::{AudioMetadata, EncodedAudio, MessageAudio};
 use crate::http::sse::{EventBuffer, StreamWriter};
-use crate::stages::{ChoiceFinish, TextDelta};
+use crate::http::state::AudioDelta;
+use crate::media::AudioFormat;
+use crate::stages::{AudioPacket, ChoiceFinish, Modality, TextDelta};
 
 /// A chunk of a chat answer.
 #[derive(Debug, Serialize)]
@@ -55,16 +64,38 @@ struct ChunkChoice {
     /// The new tokens, with `return_token_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_ids: Option<Vec<u32>>,
+    /// What the sound in the chunk is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audio_metadata: Option<AudioMetadata>,
+}
+
+impl ChunkChoice {
+    /// A chunk with nothing beside its content.
+    fn of(index: u32, delta: Delta) -> Self {
+        Self {
+            index,
+            delta,
+            logprobs: None,
+            finish_reason: None,
+            stop_reason: None,
+            token_ids: None,
+            audio_metadata: None,
+        }
+    }
 }
 
 /// What a chunk adds to a message.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Delta {
-    /// `assistant`, on the first chunk of a choice.
+    /// `assistant`, on the first chunk of a choice and on those with sound.
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
-    /// Text; may be empty.
-    content: String,
+    /// Text, which may be empty; or sound in base64, with [`AudioDelta::Content`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
+    /// Sound, with [`AudioDelta::OpenAi`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audio: Option<MessageAudio>,
 }
 
 /// Writes a chat answer chunk by chunk.
@@ -80,6 +111,43 @@ pub struct ChatStream {
     choices: Vec<ChoiceProgress>,
     /// The prompt's tokens still have to be written.
     prompt_due: bool,
+    /// How far the speech is, in an answer that has any.
+    speech: Option<SpeechProgress>,
+    /// The kind of output on the last chunk; `None` before the first.
+    last: Option<Modality>,
+}
+
+/// How far the speech of an answer is.
+#[derive(Debug)]
+struct SpeechProgress {
+    /// What it is written as.
+    format: AudioFormat,
+    /// What all its chunks have in common, and the transcript that is still to be written.
+    audio: MessageAudio,
+    /// How the text ended, once it has.
+    text_finish: Option<ChoiceFinish>,
+}
+
+impl SpeechProgress {
+    /// Text that is, or will be, spoken.
+    fn text(&mut self, delta: &mut TextDelta) {
+        self.audio.transcript.get_or_insert_default().push_str(&delta.text);
+        self.text_finish = delta.finish.take().or(self.text_finish.take());
+    }
+
+    /// What a chunk with this sound adds, if the sound, or a transcript that only fits in beside it, is there.
+    fn delta(&mut self, data: Option<String>, place: AudioDelta) -> Delta {
+        let role = data.is_some().then_some("assistant");
+        match place {
+            AudioDelta::Content => Delta { role, content: data, audio: None },
+            AudioDelta::OpenAi => {
+                let transcript = self.audio.transcript.take().filter(|text| !text.is_empty());
+                let news = data.is_some() || transcript.is_some();
+                let audio = news.then(|| MessageAudio { data, transcript, ..self.audio.clone() });
+                Delta { role, content: None, audio }
+            }
+        }
+    }
 }
 
 /// How far a choice is.
@@ -97,6 +165,12 @@ impl ChatStream {
         Self {
             head,
             prompt_due: format.return_token_ids,
+            speech: format.speech.map(|format| SpeechProgress {
+                format,
+                audio: MessageAudio::begin(),
+                text_finish: None,
+            }),
+            last: None,
             format,
             options,
             choices: vec![ChoiceProgress::default(); choices as usize],
@@ -108,7 +182,26 @@ impl ChatStream {
         Usage::new(self.format.prompt_token_ids.len() as u64, completion_tokens)
     }
 
-    fn write(&mut self, choices: &[ChunkChoice], usage: Option<Usage>, events: &mut EventBuffer) {
+    /// Usage on a chunk for a choice, where every chunk has it.
+    fn running_usage(&self, choice: u32) -> Option<Usage> {
+        let tokens = self.choices.get(choice as usize).map_or(0, |progress| progress.tokens);
+        self.options.continuous_usage_stats.then(|| self.usage(tokens))
+    }
+
+    /// Writes a chunk for a choice.
+    fn write_choice(&mut self, modality: Modality, choice: ChunkChoice, events: &mut EventBuffer) {
+        let usage = self.running_usage(choice.index);
+        self.write(modality, &[choice], usage, events);
+    }
+
+    fn write(
+        &mut self,
+        modality: Modality,
+        choices: &[ChunkChoice],
+        usage: Option<Usage>,
+        events: &mut EventBuffer,
+    ) {
+        self.last = Some(modality);
         let prompt_due = std::mem::take(&mut self.prompt_due);
         events.event(&Chunk {
             id: &self.head.id,
@@ -117,7 +210,7 @@ impl ChatStream {
             model: &self.head.model,
             choices,
             system_fingerprint: SYSTEM_FINGERPRINT,
-            modality: "text",
+            modality: word(modality),
             usage,
             prompt_token_ids: prompt_due.then_some(self.format.prompt_token_ids.as_slice()),
         });
@@ -126,41 +219,76 @@ impl ChatStream {
 
 impl StreamWriter for ChatStream {
     fn begin(&mut self, events: &mut EventBuffer) {
+        if !self.format.text {
+            return;
+        }
         for index in 0..self.choices.len() as u32 {
-            let choice = ChunkChoice {
-                index,
-                delta: Delta { role: Some("assistant"), content: String::new() },
-                logprobs: None,
-                finish_reason: None,
-                stop_reason: None,
-                token_ids: None,
-            };
-            let usage = self.options.continuous_usage_stats.then(|| self.usage(0));
-            self.write(&[choice], usage, events);
+            let delta = Delta { role: Some("assistant"), content: Some(String::new()), audio: None };
+            self.write_choice(Modality::Text, ChunkChoice::of(index, delta), events);
         }
     }
 
-    fn output(&mut self, _prompt: usize, delta: TextDelta, events: &mut EventBuffer) {
+    fn output(&mut self, _prompt: usize, mut delta: TextDelta, events: &mut EventBuffer) {
         let Some(progress) = self.choices.get_mut(delta.choice as usize) else {
             tracing::error!(choice = delta.choice, "output for a choice that was not asked for");
             return;
         };
         progress.tokens += delta.token_ids.len() as u64;
+        if let Some(speech) = &mut self.speech {
+            speech.text(&mut delta);
+        }
         progress.finished |= delta.finish.is_some();
-        let tokens = progress.tokens;
+        if !self.format.text {
+            return;
+        }
         let choice = ChunkChoice {
-            index: delta.choice,
             logprobs: self.format.logprobs.then(|| ChatLogprobs::new(&delta.logprobs)),
             finish_reason: finish_word(delta.finish.as_ref()),
             stop_reason: delta.finish.as_ref().map(|finish| StopReasonField::of(Some(finish))),
             token_ids: self.format.return_token_ids.then_some(delta.token_ids),
-            delta: Delta { role: None, content: delta.text },
+            ..ChunkChoice::of(delta.choice, Delta { content: Some(delta.text), ..Delta::default() })
         };
-        let usage = self.options.continuous_usage_stats.then(|| self.usage(tokens));
-        self.write(&[choice], usage, events);
+        self.write_choice(Modality::Text, choice, events);
+    }
+
+    fn sound(
+        &mut self,
+        _prompt: usize,
+        packet: AudioPacket,
+        events: &mut EventBuffer,
+    ) -> Result<(), ApiError> {
+        let Some(speech) = &mut self.speech else {
+            tracing::error!("sound that was not asked for");
+            return Ok(());
+        };
+        if packet.samples.is_empty() {
+            return Ok(());
+        }
+        let EncodedAudio { data, metadata } =
+            EncodedAudio::new(speech.format, &packet.samples, layout_of(&packet))?;
+        let choice = ChunkChoice {
+            audio_metadata: Some(metadata),
+            ..ChunkChoice::of(0, speech.delta(Some(data), self.format.audio_delta))
+        };
+        self.write_choice(Modality::Audio, choice, events);
+        Ok(())
     }
 
     fn finished(&mut self, prompt: usize, reason: FinishReason, events: &mut EventBuffer) {
+        if let Some(mut speech) = self.speech.take() {
+            let finish = sole_finish(speech.text_finish.take(), reason);
+            let mut delta = speech.delta(None, self.format.audio_delta);
+            delta.role = self.last.is_none().then_some("assistant");
+            let choice = ChunkChoice {
+                finish_reason: finish_word(Some(&finish)),
+                stop_reason: Some(StopReasonField::of(Some(&finish))),
+                ..ChunkChoice::of(0, delta)
+            };
+            // A kind of output that does not occur in the answer is not named on its last chunk either, so that a
+            // client that watches for the first sound is not misled.
+            self.write_choice(self.last.unwrap_or(Modality::Text), choice, events);
+            return;
+        }
         let open = |(index, progress): (usize, &ChoiceProgress)| (!progress.finished).then_some(index as u32);
         let unfinished: Vec<u32> = self.choices.iter().enumerate().filter_map(open).collect();
         for choice in unfinished {
@@ -172,7 +300,8 @@ impl StreamWriter for ChatStream {
     fn end(&mut self, events: &mut EventBuffer) {
         if self.options.include_usage {
             let total = self.choices.iter().map(|choice| choice.tokens).sum();
-            self.write(&[], Some(self.usage(total)), events);
+            let modality = self.last.unwrap_or(Modality::Text);
+            self.write(modality, &[], Some(self.usage(total)), events);
         }
     }
 }

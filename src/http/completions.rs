@@ -34,7 +34,7 @@ pub async fn create(
         return_token_ids: generation.return_token_ids,
         logprobs: generation.thinker.logprobs.is_some(),
     };
-    let mut running = RunningRequests::submit(&state, ready).await?;
+    let mut running = RunningRequests::submit(&state, ready, generation.delivery()).await?;
     match generation.stream {
         Some(options) => EventStream::respond(running, CompletionsStream::new(head, format, options)).await,
         None => {

@@ -6,10 +6,11 @@ use crate::engine::FinishReason;
 use crate::http::answer::{
     Choice, Head, SYSTEM_FINGERPRINT, StopReasonField, Usage, completion_tokens, finish_word,
 };
+use crate::http::errors::ApiError;
 use crate::http::generation_fields::StreamOptions;
 use crate::http::logprobs::CompletionsLogprobs;
 use crate::http::sse::{EventBuffer, StreamWriter};
-use crate::stages::{ChoiceFinish, TextDelta};
+use crate::stages::{AudioPacket, ChoiceFinish, TextDelta};
 
 /// A completions answer, or a chunk of one.
 #[derive(Debug, Serialize)]
@@ -173,6 +174,12 @@ impl StreamWriter for CompletionsStream {
                 .then(|| self.format.prompt_of(index).to_vec()),
         };
         events.event(&completion(&self.head, vec![choice], usage));
+    }
+
+    /// Completions ask for text alone.
+    fn sound(&mut self, _: usize, _: AudioPacket, _: &mut EventBuffer) -> Result<(), ApiError> {
+        tracing::error!("sound that was not asked for");
+        Ok(())
     }
 
     fn finished(&mut self, prompt: usize, reason: FinishReason, events: &mut EventBuffer) {

@@ -6,7 +6,8 @@ use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::actors::messages::{Rejection, RequestError};
+use crate::actors::messages::{AbortCause, Rejection, RequestError};
+use crate::media::EncodeError;
 
 /// Seconds after which a client that was turned away may try again.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -146,8 +147,10 @@ pub enum ApiError {
         request_id: String,
     },
     /// The request was aborted while the client still waited for it.
-    #[error("the request was aborted by the server")]
+    #[error("the request was aborted by the server: {}", cause.reason())]
     Aborted {
+        /// Why.
+        cause: AbortCause,
         /// The id in the response's `X-Request-Id`.
         request_id: String,
     },
@@ -168,6 +171,9 @@ pub enum ApiError {
         /// The id in the response's `X-Request-Id`.
         request_id: String,
     },
+    /// The speech that was made could not be written in the format that was asked for.
+    #[error("the speech could not be written: {0}")]
+    Encode(EncodeError),
     /// Something failed that should not have.
     #[error("internal error: {0}")]
     Internal(String),
@@ -205,10 +211,11 @@ impl ApiError {
             Self::MediaType { .. } => "media_type",
             Self::Rejected(rejection) => rejection.reason(),
             Self::Failed { error, .. } => error.reason,
-            Self::Aborted { .. } => "aborted",
+            Self::Aborted { cause, .. } => cause.reason(),
             Self::Timeout { .. } => "timeout",
             Self::Unavailable => "unavailable",
             Self::Lost { .. } => "lost",
+            Self::Encode(error) => error.reason(),
             Self::Internal(_) => "internal_error",
         }
     }
@@ -241,7 +248,9 @@ impl ApiError {
             Self::Failed { error, .. } if error.client_fault => StatusCode::BAD_REQUEST,
             // The hand-over between two stages broke: to the client that is a fault behind the gateway.
             Self::Failed { error, .. } if error.reason == "stage_protocol" => StatusCode::BAD_GATEWAY,
-            Self::Failed { .. } | Self::Lost { .. } | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Failed { .. } | Self::Lost { .. } | Self::Encode(_) | Self::Internal(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -285,9 +294,9 @@ impl ApiError {
     pub fn body(&self) -> ErrorBody {
         let (request_id, error_stage_id) = match self {
             Self::Failed { error, request_id } => (Some(request_id.clone()), Some(error.stage.0)),
-            Self::Aborted { request_id } | Self::Timeout { request_id, .. } | Self::Lost { request_id } => {
-                (Some(request_id.clone()), None)
-            }
+            Self::Aborted { request_id, .. }
+            | Self::Timeout { request_id, .. }
+            | Self::Lost { request_id } => (Some(request_id.clone()), None),
             _ => (None, None),
         };
         ErrorBody {

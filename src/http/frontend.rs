@@ -46,6 +46,14 @@ pub enum FrontendError {
     /// The model has no chat template.
     #[error("this model has no chat template")]
     NoTemplate,
+    /// The text is longer than any prompt can be.
+    #[error("the text has {bytes} bytes; a prompt that the model takes has at most {limit}")]
+    TooLong {
+        /// Bytes that it has.
+        bytes: usize,
+        /// Bytes that it may have.
+        limit: usize,
+    },
     /// The tokenizer failed.
     #[error("{0}")]
     Tokenizer(String),
@@ -56,6 +64,7 @@ impl FrontendError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Template(_) | Self::NoTemplate => "template_error",
+            Self::TooLong { .. } => "context_length",
             Self::Tokenizer(_) => "tokenizer_error",
         }
     }
@@ -66,6 +75,9 @@ impl From<FrontendError> for crate::http::errors::ApiError {
         match error {
             FrontendError::Template(message) => Self::Template(message),
             FrontendError::NoTemplate => Self::Template(error.to_string()),
+            FrontendError::TooLong { .. } => {
+                Self::ContextLength { param: "messages", message: error.to_string() }
+            }
             FrontendError::Tokenizer(message) => Self::Tokenizer(message),
         }
     }

@@ -4,7 +4,9 @@ use crate::engine::SamplingParams;
 use crate::http::errors::ApiError;
 use crate::http::fields::Fields;
 use crate::http::sampling_fields::{SAMPLING_FIELDS, SamplingOverrides};
+use crate::http::speech_account::Delivery;
 use crate::http::state::{AppState, PipelineShape, ServedModel};
+use crate::http::subtalker_fields::{SUBTALKER_FIELDS, SubtalkerOverrides};
 
 /// The fields that [`GenerationFields::read`] understands, beside [`SAMPLING_FIELDS`].
 pub const GENERATION_FIELDS: &[&str] =
@@ -65,6 +67,11 @@ impl GenerationFields {
         all
     }
 
+    /// How the answer goes to the client.
+    pub fn delivery(&self) -> Delivery {
+        if self.stream.is_some() { Delivery::Streamed } else { Delivery::Whole }
+    }
+
     /// `max_tokens` for the thinker, if the request gives it.
     pub fn max_tokens(&self) -> Option<u32> {
         self.stages.first().and_then(|stage| stage.max_tokens).or(self.thinker.max_tokens)
@@ -114,16 +121,18 @@ fn read_stages(
     }
     entries
         .iter()
+        .zip(&pipeline.stages)
         .enumerate()
-        .map(|(stage, entry)| {
+        .map(|(stage, (entry, shape))| {
             if entry.is_null() {
                 return Ok(SamplingOverrides::default());
             }
             let entry = Fields::new(entry, body.path_of(&format!("sampling_params_list[{stage}]")))?;
-            entry.only(&[SAMPLING_FIELDS, DETOKENIZE])?;
+            entry.only(&[SAMPLING_FIELDS, SUBTALKER_FIELDS, DETOKENIZE])?;
             entry.boolean("detokenize")?;
             // Only the thinker's tokens are those of the tokenizer; later stages have vocabularies of their own.
-            SamplingOverrides::read(&entry, vocab_size.filter(|_| stage == 0))
+            let overrides = SamplingOverrides::read(&entry, vocab_size.filter(|_| stage == 0))?;
+            Ok(SamplingOverrides { subtalker: SubtalkerOverrides::read(&entry, shape)?, ..overrides })
         })
         .collect()
 }

@@ -3,7 +3,8 @@
 //! A request is read as JSON ([`body`]), checked field by field ([`chat_request`], [`completions_request`]), made
 //! into a prompt by the model's own template and tokenizer ([`frontend`]), completed ([`admission`]) and submitted
 //! to the orchestrator ([`running`]). What comes back is written in one piece ([`chat_response`],
-//! [`completions_response`]) or as server-sent events ([`sse`], [`chat_stream`]). Whatever goes wrong on the way is
+//! [`completions_response`]) or as server-sent events ([`sse`], [`chat_stream`]); speech is written by
+//! [`spoken_message`]. Whatever goes wrong on the way is
 //! an [`errors::ApiError`].
 //!
 //! The routes know the rest of the server only through [`state::AppState`].
@@ -28,15 +29,21 @@ pub mod generation_fields;
 pub mod health;
 pub mod logprobs;
 pub mod messages;
+pub mod modalities;
 pub mod models;
+pub mod recording;
 pub mod request_id;
 pub mod routes;
 pub mod running;
 pub mod sampling_fields;
 pub mod scrape;
 pub mod server;
+pub mod speech_account;
+pub mod speech_fields;
+pub mod spoken_message;
 pub mod sse;
 pub mod state;
+pub mod subtalker_fields;
 pub mod token_budget;
 pub mod tokenize;
 pub mod unimplemented;
@@ -51,6 +58,6 @@ pub use errors::ApiError;
 pub use frontend::{Conversation, FrontendError, TextFrontend};
 pub use server::{ServerOptions, start};
 pub use state::{
-    AppState, Limits, MetricsPage, MetricsText, OrchestratorPort, PipelineShape, ScrapeError, ServedModel,
-    StageShape,
+    AppState, AudioDelta, Limits, MetricsPage, MetricsText, OrchestratorPort, PipelineShape, ScrapeError,
+    ServedModel, StageShape,
 };

@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 use crate::actors::messages::{Abort, AbortCause, OmniRequest, RequestEvent, RequestStream, Submit};
 use crate::engine::FinishReason;
 use crate::http::errors::ApiError;
+use crate::http::speech_account::{Delivery, SpeechAccount};
 use crate::http::state::{AppState, OrchestratorPort};
 use crate::ids::RequestId;
 use crate::stages::Output;
@@ -71,16 +72,20 @@ pub struct RunningRequest {
     patience: Duration,
     /// What the request is called outside, for errors.
     external_id: String,
+    /// What the metrics are told of its speech, if it speaks and they are kept.
+    speech: Option<SpeechAccount>,
 }
 
 impl RunningRequest {
     /// Submits a request and waits until it is admitted.
-    pub async fn submit(state: &AppState, request: OmniRequest) -> Result<Self, ApiError> {
+    async fn submit(state: &AppState, request: OmniRequest, delivery: Delivery) -> Result<Self, ApiError> {
         let patience = state.limits.request_timeout;
         let external_id = request.external_id.clone();
         // The stream holds the whole answer, so that a client that reads slowly never makes a worker wait. The
-        // channel allocates as it fills, so that the bound costs nothing until it is used.
-        let tokens: usize = request.sampling.first().map_or(0, |params| params.max_tokens as usize);
+        // channel allocates as it fills, so that the bound costs nothing until it is used. No stage gives more
+        // outputs than it, or the stage before it, makes tokens.
+        let tokens: usize = request.sampling.iter().map(|params| params.max_tokens as usize).sum();
+        let speech = SpeechAccount::open(state, &request, delivery);
         let capacity = tokens.saturating_mul(request.choices as usize).saturating_add(SLACK);
         let (sink, events) = mpsc::channel(capacity.min(tokio::sync::Semaphore::MAX_PERMITS));
         let submission =
@@ -99,6 +104,7 @@ impl RunningRequest {
             last_event: Instant::now(),
             patience,
             external_id,
+            speech,
         })
     }
 
@@ -110,10 +116,20 @@ impl RunningRequest {
         self.last_event = Instant::now();
         let request_id = || self.external_id.clone();
         let terminal = match event {
-            Some(RequestEvent::Output(output)) => return Poll::Ready(Ok(Progress::Output(output))),
-            Some(RequestEvent::Finished(reason)) => Ok(Progress::Finished(reason)),
+            Some(RequestEvent::Output(output)) => {
+                if let (Output::Audio(packet), Some(speech)) = (&output, &mut self.speech) {
+                    speech.packet(packet);
+                }
+                return Poll::Ready(Ok(Progress::Output(output)));
+            }
+            Some(RequestEvent::Finished(reason)) => {
+                if let (Some(speech), Some(request)) = (self.speech.take(), self.guard.request) {
+                    speech.close(request);
+                }
+                Ok(Progress::Finished(reason))
+            }
             Some(RequestEvent::Failed(error)) => Err(ApiError::Failed { error, request_id: request_id() }),
-            Some(RequestEvent::Aborted) => Err(ApiError::Aborted { request_id: request_id() }),
+            Some(RequestEvent::Aborted(cause)) => Err(ApiError::Aborted { cause, request_id: request_id() }),
             // Every sender is gone: nobody works on the request, and nobody will say how it ended.
             None => Err(ApiError::Lost { request_id: request_id() }),
         };
@@ -165,10 +181,14 @@ pub struct RunningRequests {
 
 impl RunningRequests {
     /// Submits all requests. If one is turned away, those admitted before it are aborted.
-    pub async fn submit(state: &AppState, requests: Vec<OmniRequest>) -> Result<Self, ApiError> {
+    pub async fn submit(
+        state: &AppState,
+        requests: Vec<OmniRequest>,
+        delivery: Delivery,
+    ) -> Result<Self, ApiError> {
         let mut running = Self { members: Vec::with_capacity(requests.len()), turn: 0 };
         for (prompt, request) in requests.into_iter().enumerate() {
-            match RunningRequest::submit(state, request).await {
+            match RunningRequest::submit(state, request, delivery).await {
                 Ok(member) => running.members.push((prompt, member)),
                 Err(error) => {
                     running.abandon();
@@ -218,8 +238,8 @@ impl RunningRequests {
         Poll::Pending
     }
 
-    /// Aborts what still runs because a sibling failed.
-    fn abandon(&mut self) {
+    /// Aborts what still runs because a part of the answer failed, and the rest is of no use without it.
+    pub fn abandon(&mut self) {
         for (_, member) in &mut self.members {
             member.guard.cause = AbortCause::SiblingFailed;
         }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::engine::SamplingParams;
 use crate::http::errors::ApiError;
 use crate::http::fields::{Fields, as_integer, kind_of};
+use crate::http::subtalker_fields::SubtalkerOverrides;
 
 /// The fields that [`SamplingOverrides::read`] understands.
 pub const SAMPLING_FIELDS: &[&str] = &[
@@ -72,6 +73,8 @@ pub struct SamplingOverrides {
     pub include_stop_str_in_output: Option<bool>,
     /// See [`SamplingParams::skip_special_tokens`].
     pub skip_special_tokens: Option<bool>,
+    /// See [`SamplingParams::subtalker`]; set for entries of `sampling_params_list`, the only place for it.
+    pub subtalker: SubtalkerOverrides,
     /// See [`SamplingParams::logprobs`]; set by the endpoints, which spell it differently.
     pub logprobs: Option<u32>,
 }
@@ -79,18 +82,11 @@ pub struct SamplingOverrides {
 impl SamplingOverrides {
     /// Reads all of [`SAMPLING_FIELDS`]. Token ids must be below `vocab_size`, where one is known for the stage.
     pub fn read(fields: &Fields<'_>, vocab_size: Option<u32>) -> Result<Self, ApiError> {
-        let within = |name: &str, range: Range| -> Result<Option<f32>, ApiError> {
-            match fields.number(name)? {
-                Some(value) if !range.holds(value) => {
-                    Err(fields.invalid(name, format!("must be {}, not {value}", range.words)))
-                }
-                value => Ok(value.map(|value| value as f32)),
-            }
-        };
+        let within = |name, range| read_within(fields, name, range);
         Ok(Self {
             temperature: within("temperature", NOT_NEGATIVE)?,
             top_p: within("top_p", SHARE_ABOVE_ZERO)?,
-            top_k: fields.integer_within("top_k", -1, i64::from(u32::MAX))?.map(|k| k.max(0) as u32),
+            top_k: read_top_k(fields, "top_k")?,
             min_p: within("min_p", SHARE)?,
             repetition_penalty: within("repetition_penalty", POSITIVE)?,
             presence_penalty: within("presence_penalty", PENALTY)?,
@@ -108,6 +104,7 @@ impl SamplingOverrides {
                 .transpose()?,
             include_stop_str_in_output: fields.boolean("include_stop_str_in_output")?,
             skip_special_tokens: fields.boolean("skip_special_tokens")?,
+            subtalker: SubtalkerOverrides::default(),
             logprobs: None,
         })
     }
@@ -135,6 +132,7 @@ impl SamplingOverrides {
         set(&mut params.stop_token_ids, &self.stop_token_ids);
         set(&mut params.include_stop_str_in_output, &self.include_stop_str_in_output);
         set(&mut params.skip_special_tokens, &self.skip_special_tokens);
+        self.subtalker.apply(&mut params.subtalker);
         if self.logprobs.is_some() {
             params.logprobs = self.logprobs;
         }
@@ -142,7 +140,7 @@ impl SamplingOverrides {
 }
 
 /// A range of numbers with its name.
-struct Range {
+pub struct Range {
     /// Smallest value.
     least: f64,
     /// Whether the smallest value itself is allowed.
@@ -154,10 +152,12 @@ struct Range {
 }
 
 const LARGEST: f64 = f32::MAX as f64;
-const NOT_NEGATIVE: Range = Range { least: 0.0, with_least: true, most: LARGEST, words: "0 or more" };
+/// Temperatures.
+pub const NOT_NEGATIVE: Range = Range { least: 0.0, with_least: true, most: LARGEST, words: "0 or more" };
 const POSITIVE: Range = Range { least: 0.0, with_least: false, most: LARGEST, words: "above 0" };
 const SHARE: Range = Range { least: 0.0, with_least: true, most: 1.0, words: "from 0 to 1" };
-const SHARE_ABOVE_ZERO: Range =
+/// Shares of which something must be left.
+pub const SHARE_ABOVE_ZERO: Range =
     Range { least: 0.0, with_least: false, most: 1.0, words: "above 0 and at most 1" };
 const PENALTY: Range = Range { least: -2.0, with_least: true, most: 2.0, words: "from -2 to 2" };
 
@@ -169,6 +169,21 @@ impl Range {
             && value <= self.most
             && (value > self.least || (self.with_least && value == self.least))
     }
+}
+
+/// A number within a range.
+pub fn read_within(fields: &Fields<'_>, name: &str, range: Range) -> Result<Option<f32>, ApiError> {
+    match fields.number(name)? {
+        Some(value) if !range.holds(value) => {
+            Err(fields.invalid(name, format!("must be {}, not {value}", range.words)))
+        }
+        value => Ok(value.map(|value| value as f32)),
+    }
+}
+
+/// How many tokens to keep; -1 and 0 keep all.
+pub fn read_top_k(fields: &Fields<'_>, name: &str) -> Result<Option<u32>, ApiError> {
+    Ok(fields.integer_within(name, -1, i64::from(u32::MAX))?.map(|k| k.max(0) as u32))
 }
 
 fn read_count(fields: &Fields<'_>, name: &str, least: i64) -> Result<Option<u32>, ApiError> {

@@ -5,6 +5,7 @@ mod completions;
 mod connections;
 mod malformed;
 mod service;
+mod speech;
 
 use serde_json::{Value, json};
 

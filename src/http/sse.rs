@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::engine::FinishReason;
 use crate::http::errors::ApiError;
 use crate::http::running::{Progress, RunningRequests};
-use crate::stages::{Output, TextDelta};
+use crate::stages::{AudioPacket, Output, TextDelta};
 
 /// Outputs that are there at the same time are written together, up to about this many bytes.
 const WRITE_BYTES: usize = 32 << 10;
@@ -41,13 +41,17 @@ impl EventBuffer {
     }
 }
 
-/// How an endpoint writes its stream. Every call to [`output`](Self::output) writes one event.
+/// How an endpoint writes its stream.
 pub trait StreamWriter {
     /// Before the first output.
     fn begin(&mut self, events: &mut EventBuffer);
 
-    /// An engine output for the prompt with this index.
+    /// Text for the prompt with this index.
     fn output(&mut self, prompt: usize, delta: TextDelta, events: &mut EventBuffer);
+
+    /// Sound for the prompt with this index. An error ends the stream.
+    fn sound(&mut self, prompt: usize, packet: AudioPacket, events: &mut EventBuffer)
+    -> Result<(), ApiError>;
 
     /// All choices of the prompt have ended.
     fn finished(&mut self, prompt: usize, reason: FinishReason, events: &mut EventBuffer);
@@ -83,12 +87,28 @@ impl<W: StreamWriter + Unpin + 'static> EventStream<W> {
     }
 
     fn write(&mut self, prompt: usize, progress: Progress, events: &mut EventBuffer) {
-        match progress {
-            Progress::Output(Output::Text(delta)) => self.writer.output(prompt, delta, events),
-            // Output of a kind that was not asked for is not written.
-            Progress::Output(Output::Audio(_)) => {}
-            Progress::Finished(reason) => self.writer.finished(prompt, reason, events),
+        let written = match progress {
+            Progress::Output(Output::Text(delta)) => {
+                self.writer.output(prompt, delta, events);
+                Ok(())
+            }
+            Progress::Output(Output::Audio(packet)) => self.writer.sound(prompt, packet, events),
+            Progress::Finished(reason) => {
+                self.writer.finished(prompt, reason, events);
+                Ok(())
+            }
+        };
+        if let Err(error) = written {
+            self.running.abandon();
+            self.fail(&error, events);
         }
+    }
+
+    /// Ends the stream with an error.
+    fn fail(&mut self, error: &ApiError, events: &mut EventBuffer) {
+        events.event(&error.body());
+        events.done();
+        self.done = true;
     }
 }
 
@@ -106,11 +126,7 @@ impl<W: StreamWriter + Unpin + 'static> Stream for EventStream<W> {
             match this.running.poll_next(context) {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok((prompt, progress)))) => this.write(prompt, progress, &mut events),
-                Poll::Ready(Some(Err(error))) => {
-                    events.event(&error.body());
-                    events.done();
-                    this.done = true;
-                }
+                Poll::Ready(Some(Err(error))) => this.fail(&error, &mut events),
                 Poll::Ready(None) => {
                     this.writer.end(&mut events);
                     events.done();

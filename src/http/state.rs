@@ -12,6 +12,7 @@ use crate::actors::messages::{Abort, GetHealth, Record, Submit};
 use crate::engine::SamplingParams;
 use crate::http::auth::ApiKeys;
 use crate::http::frontend::TextFrontend;
+use crate::ids::StageId;
 use crate::stages::Modality;
 
 /// Everything that a route may use; shared by all HTTP workers.
@@ -32,6 +33,18 @@ pub struct AppState {
     pub limits: Limits,
     /// Who may ask.
     pub api_keys: ApiKeys,
+    /// Where streamed speech stands in a chunk.
+    pub audio_delta: AudioDelta,
+}
+
+/// Where streamed speech stands in a chunk of a chat answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AudioDelta {
+    /// In `delta.content`, as vLLM-Omni does; the chunk's `modality` says that it is sound.
+    #[default]
+    Content,
+    /// In `delta.audio`, as OpenAI does.
+    OpenAi,
 }
 
 /// The orchestrator as the routes see it.
@@ -80,11 +93,21 @@ pub struct PipelineShape {
     pub voices: Vec<String>,
 }
 
+impl PipelineShape {
+    /// The stage that speaks: the last one whose output is sound.
+    pub fn audio_stage(&self) -> Option<StageId> {
+        let last = self.stages.iter().rposition(|stage| stage.output == Some(Modality::Audio))?;
+        u16::try_from(last).ok().map(StageId)
+    }
+}
+
 /// One stage as the routes see it.
 #[derive(Debug, Clone)]
 pub struct StageShape {
     /// Its name in the deploy file.
     pub name: String,
+    /// The kind of output it gives to clients; `None` for a stage that only feeds the next one.
+    pub output: Option<Modality>,
     /// How it samples where a request says nothing.
     pub default_sampling: SamplingParams,
 }

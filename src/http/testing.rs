@@ -17,12 +17,12 @@ use crate::actors::messages::{
 };
 use crate::engine::SamplingParams;
 use crate::http::state::{
-    AppState, Limits, MetricsPage, MetricsText, OrchestratorPort, PipelineShape, ScrapeError, ServedModel,
-    StageShape,
+    AppState, AudioDelta, Limits, MetricsPage, MetricsText, OrchestratorPort, PipelineShape, ScrapeError,
+    ServedModel, StageShape,
 };
 use crate::http::{ApiKeys, Conversation, FrontendError, ServerOptions, TextFrontend};
 use crate::ids::RequestId;
-use crate::metrics::{PipelineEvent, StatEvent};
+use crate::metrics::{DeliveredAudio, PipelineEvent, StatEvent};
 use crate::stages::Modality;
 
 /// Tokens are bytes; the template writes `role: content` lines.
@@ -102,6 +102,8 @@ pub(super) struct Seen {
     pub(super) refusals: Vec<&'static str>,
     /// Scripts that were played to their end.
     pub(super) played: usize,
+    /// What the HTTP layer told of spoken answers.
+    pub(super) delivered: Vec<(RequestId, DeliveredAudio)>,
 }
 
 /// Answers requests as scripted, in order; the last script is used again and again.
@@ -175,16 +177,24 @@ impl Handler<GetHealth> for FakeOrchestrator {
 impl Handler<Record> for FakeOrchestrator {
     type Result = ();
     fn handle(&mut self, message: Record, _: &mut Self::Context) {
-        if let StatEvent::Pipeline(PipelineEvent::Rejected { reason }) = message.0 {
-            self.seen.lock().unwrap().refusals.push(reason);
+        let mut seen = self.seen.lock().unwrap();
+        match message.0 {
+            StatEvent::Pipeline(PipelineEvent::Rejected { reason }) => seen.refusals.push(reason),
+            StatEvent::Pipeline(PipelineEvent::AudioDelivered { request, audio }) => {
+                seen.delivered.push((request, audio));
+            }
+            other => panic!("the HTTP layer tells nothing of this kind: {other:?}"),
         }
     }
 }
 
 /// A state of this many stages around a running fake orchestrator.
 fn state_around(orchestrator: Addr<FakeOrchestrator>, stages: usize) -> AppState {
-    let stage =
-        |index| StageShape { name: format!("stage-{index}"), default_sampling: SamplingParams::default() };
+    let stage = |index| StageShape {
+        name: format!("stage-{index}"),
+        output: (index == 0).then_some(Modality::Text),
+        default_sampling: SamplingParams::default(),
+    };
     AppState {
         orchestrator: OrchestratorPort {
             submit: orchestrator.clone().recipient(),
@@ -209,7 +219,28 @@ fn state_around(orchestrator: Addr<FakeOrchestrator>, stages: usize) -> AppState
         statistics: Some(orchestrator.recipient()),
         limits: Limits::default(),
         api_keys: ApiKeys::default(),
+        audio_delta: AudioDelta::default(),
     }
+}
+
+/// Makes a pipeline of thinker, talker and vocoder with two voices.
+fn teach_to_speak(pipeline: &mut PipelineShape) {
+    let outputs = [("thinker", Some(Modality::Text)), ("talker", None), ("code2wav", Some(Modality::Audio))];
+    let stage = |(name, output): (&str, _)| StageShape {
+        name: name.into(),
+        output,
+        default_sampling: SamplingParams::default(),
+    };
+    pipeline.stages = outputs.map(stage).into();
+    pipeline.modalities = vec![Modality::Text, Modality::Audio];
+    pipeline.voices = vec!["tiny".into(), "ember".into()];
+}
+
+/// As [`unconnected_state`], with a pipeline that speaks.
+pub(super) fn speaking_state() -> AppState {
+    let mut state = unconnected_state(1);
+    teach_to_speak(&mut state.pipeline);
+    state
 }
 
 /// A state whose orchestrator is not there any more, for what does not need one.
@@ -238,6 +269,10 @@ pub(super) struct Setup {
     pub(super) limits: Limits,
     /// Keys of the guarded routes.
     pub(super) api_keys: ApiKeys,
+    /// Whether the pipeline speaks.
+    pub(super) speaks: bool,
+    /// Where streamed speech stands.
+    pub(super) audio_delta: AudioDelta,
 }
 
 impl Default for Setup {
@@ -248,6 +283,8 @@ impl Default for Setup {
             admission_delay: Duration::ZERO,
             limits: Limits::default(),
             api_keys: ApiKeys::default(),
+            speaks: false,
+            audio_delta: AudioDelta::default(),
         }
     }
 }
@@ -314,6 +351,10 @@ impl TestServer {
                 let mut state = state_around(orchestrator.start(), 1);
                 state.limits = setup.limits;
                 state.api_keys = setup.api_keys;
+                state.audio_delta = setup.audio_delta;
+                if setup.speaks {
+                    teach_to_speak(&mut state.pipeline);
+                }
                 let options = ServerOptions { port: 0, workers: 1, ..ServerOptions::default() };
                 let (server, addresses) = crate::http::start(state, &options).unwrap();
                 ready.send((addresses[0], server.handle())).unwrap();

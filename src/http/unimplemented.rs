@@ -58,9 +58,6 @@ const UNIMPLEMENTED_FIELDS: &[(&str, Neutral)] = &[
     ("verbosity", Neutral::Never),
     ("prediction", Neutral::Never),
     ("web_search_options", Neutral::Never),
-    ("audio", Neutral::Never),
-    ("voice", Neutral::Never),
-    ("speaker", Neutral::Never),
     ("language", Neutral::Never),
     ("instructions", Neutral::Never),
     ("additional_information", Neutral::Empty),
@@ -132,7 +129,7 @@ mod tests {
     #[test]
     fn what_asks_for_nothing_is_accepted() {
         let value = json!({"tools": [], "tool_choice": "none", "response_format": {"type": "text"},
-                           "echo": false, "suffix": "", "length_penalty": 1.0, "audio": null});
+                           "echo": false, "suffix": "", "length_penalty": 1.0, "language": null});
         assert!(!refused(value));
     }
 
@@ -141,6 +138,6 @@ mod tests {
         assert!(refused(json!({"tools": [{"type": "function"}]})));
         assert!(refused(json!({"response_format": {"type": "json_object"}})));
         assert!(refused(json!({"echo": true})));
-        assert!(refused(json!({"audio": {"format": "wav"}})));
+        assert!(refused(json!({"language": "en"})));
     }
 }

@@ -70,9 +70,9 @@ pub struct DeliveredAudio {
     pub stage: StageId,
     /// Samples per channel; 0 if there was nothing to be spoken.
     pub frames: u64,
-    /// Samples per second and channel.
+    /// Samples per second and channel; 0 if there was nothing to be spoken.
     pub sample_rate: u32,
-    /// Seconds from HTTP arrival to the last packet.
+    /// Seconds from HTTP arrival to the last packet, or to the end if there was none.
     pub e2e_seconds: f64,
     /// How it would have played; only for streamed answers.
     pub playback: Option<Playback>,
@@ -219,4 +219,6 @@ pub struct StageDescription {
     pub replicas: u16,
     /// Set for stages that are engines: the longest sequence they take, which bounds token histograms.
     pub max_model_len: Option<u64>,
+    /// Whether clients get audio from it.
+    pub makes_audio: bool,
 }

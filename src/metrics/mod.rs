@@ -5,6 +5,7 @@
 //! the families that [`definitions`] describes. At a scrape the ledger is gathered into an [`Exposition`], which
 //! the HTTP layer writes as text.
 
+pub mod continuity;
 pub mod definitions;
 pub mod error;
 pub mod events;
@@ -14,6 +15,7 @@ pub mod ledger;
 pub mod reporting;
 pub mod settings;
 
+pub use continuity::{Arrival, Continuity, continuity};
 pub use error::MetricsError;
 pub use events::{
     DeliveredAudio, EngineTotals, FinishedRequest, PipelineEvent, Playback, ReplicaReport, ReplicaStats,

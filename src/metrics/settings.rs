@@ -10,9 +10,9 @@ pub struct MetricsSettings {
     pub model_name: String,
     /// What the names of pipeline families begin with.
     pub omni_prefix: OmniPrefix,
-    /// Whether statistics are kept. If not, pipeline families stay at zero and engine families do not exist.
+    /// Whether statistics are kept. If not, families of the pipeline stay at zero and engine families do not exist.
     pub log_stats: bool,
-    /// The stages of the pipeline.
+    /// The stages of the pipeline, in order. Chunks go from each stage to the one after it.
     pub stages: Vec<StageDescription>,
 }
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::cli::{DtypeArg, LoadFormat, ServeArgs};
+use crate::cli::{ConnectorArg, DtypeArg, LoadFormat, ServeArgs};
 use crate::config::{Checkpoint, CheckpointError};
 use crate::stages::Pipeline;
 use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions};
 use crate::tensor::cpu::Cpu;
 use crate::tensor::{DeviceError, Dtype, WeightError, WeightStore};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
+use crate::transport::Connector;
 
 /// A checkpoint, ready to be served.
 pub(super) struct LoadedModel {
@@ -104,6 +105,11 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         max_model_len: args.max_model_len,
         seed: args.seed,
         statistics: args.log_stats,
+        replicas: args.num_replicas,
+        connector: match args.connector {
+            ConnectorArg::InProcess => Connector::InProcess,
+            ConnectorArg::Serialized => Connector::Serialized,
+        },
     };
     let built = qwen3_omni::build(&checkpoint, &store, (&backend, &device), &tokenizer, &options)?;
     Ok(LoadedModel {

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
 use thiserror::Error;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub use self::load::LoadFailure;
+use self::load::LoadedModel;
 use self::signals::EndSignals;
 use self::state::app_state;
 use crate::actors::runtime::{Runtime, RuntimeOptions};
@@ -32,6 +34,9 @@ pub enum ServerError {
     /// The model cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadFailure),
+    /// Loading ended without a result.
+    #[error("the model was not loaded: {0}")]
+    NotLoaded(std::io::Error),
     /// An option of the metrics cannot be used.
     #[error("--metrics-omni-prefix: {0}")]
     Metrics(#[from] MetricsError),
@@ -63,7 +68,7 @@ impl RunningServer {
     /// actix system.
     pub async fn start(args: &ServeArgs) -> Result<Self, ServerError> {
         let started = Instant::now();
-        let model = load::load(args)?;
+        let model = load_on_a_thread(args).await?;
         let mut names = args.served_model_name.clone();
         if names.is_empty() {
             names.push(model.default_name.clone());
@@ -80,7 +85,7 @@ impl RunningServer {
             return Err(ServerError::StagesDown);
         }
         let listen = http::ServerOptions {
-            host: args.host.to_string(),
+            host: args.host.clone(),
             port: args.port,
             workers: usize::from(args.api_server_count),
             shutdown_timeout: DRAIN_PATIENCE,
@@ -138,9 +143,27 @@ pub fn run(args: &ServeArgs) -> Result<(), ServerError> {
     let system = actix_rt::System::new();
     system.block_on(async {
         let mut signals = EndSignals::listen().map_err(ServerError::Http)?;
-        let server = RunningServer::start(args).await?;
+        let server = tokio::select! {
+            server = RunningServer::start(args) => server?,
+            signal = signals.next() => {
+                tracing::info!("{signal}: ended before the server was up");
+                return Ok(());
+            }
+        };
         server.run_until_signal(&mut signals).await
     })
+}
+
+/// Loads the model on a thread of its own, so that signals are heard meanwhile: a large model takes its time.
+async fn load_on_a_thread(args: &ServeArgs) -> Result<LoadedModel, ServerError> {
+    let (sender, loaded) = oneshot::channel();
+    let args = args.clone();
+    let load = move || {
+        // Nobody waits for the model when a signal came first.
+        let _ = sender.send(load::load(&args));
+    };
+    std::thread::Builder::new().name("load".into()).spawn(load).map_err(ServerError::NotLoaded)?;
+    Ok(loaded.await.map_err(|_| ServerError::NotLoaded(std::io::Error::other("its thread ended")))??)
 }
 
 fn http_ended(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<(), ServerError> {

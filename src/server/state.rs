@@ -24,6 +24,9 @@ use crate::stages::Modality;
 pub(super) const DEMO_NOTICE: &str =
     "a tiny demo model of 6.9 million parameters that answers questions about omni-actors and little else";
 
+/// Normalisation may make a text shorter, by less than this.
+const NORMALIZATION_SLACK: usize = 3;
+
 /// The routes' view of a server.
 pub(super) fn app_state(
     model: LoadedModel,
@@ -33,6 +36,7 @@ pub(super) fn app_state(
 ) -> AppState {
     let stage = |spec: &crate::stages::StageSpec| StageShape {
         name: spec.name.clone(),
+        output: spec.output,
         default_sampling: spec.sampling.clone(),
     };
     AppState {
@@ -58,7 +62,9 @@ pub(super) fn app_state(
         statistics: args.log_stats.then(|| runtime.metrics.clone().recipient()),
         limits: Limits::default(),
         api_keys: ApiKeys::new(args.api_key.clone()),
+        audio_delta: args.audio_delta.into(),
         text: Arc::new(CheckpointText {
+            max_bytes: model.max_model_len * model.tokenizer.longest_token() * NORMALIZATION_SLACK,
             tokenizer: model.tokenizer,
             template: model.template,
             vocabulary_size: u32::try_from(model.vocabulary_size).unwrap_or(u32::MAX),

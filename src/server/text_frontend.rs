@@ -16,6 +16,8 @@ pub(super) struct CheckpointText {
     pub(super) template: Option<ChatTemplate>,
     /// Token ids that the model takes are below this; it may be more than the tokenizer has.
     pub(super) vocabulary_size: u32,
+    /// A longer text cannot be a prompt, and is not tokenised to find that out.
+    pub(super) max_bytes: usize,
 }
 
 impl TextFrontend for CheckpointText {
@@ -27,9 +29,13 @@ impl TextFrontend for CheckpointText {
             .map_err(|error: ChatTemplateError| FrontendError::Template(error.to_string()))
     }
 
-    fn encode(&self, text: &str, _: bool) -> Result<Vec<u32>, FrontendError> {
-        // The tokenizers that are served put nothing around a text of their own accord.
-        self.tokenizer.encode(text).map_err(|error| FrontendError::Tokenizer(error.to_string()))
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, FrontendError> {
+        if text.len() > self.max_bytes {
+            return Err(FrontendError::TooLong { bytes: text.len(), limit: self.max_bytes });
+        }
+        self.tokenizer
+            .encode_with(text, add_special_tokens)
+            .map_err(|error| FrontendError::Tokenizer(error.to_string()))
     }
 
     fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, FrontendError> {

@@ -10,6 +10,9 @@ use crate::stages::{
 };
 use crate::transport::{Chunk, Payload};
 
+/// Inputs that wait before the stage takes no more chunks.
+const MAX_INPUTS: usize = 1024;
+
 /// What the function is called with.
 #[derive(Debug)]
 pub enum Item<'a> {
@@ -86,6 +89,10 @@ where
         let Chunk { request, sequence, last, payload } = chunk;
         self.inputs.push_back(Input { request, payload: Some(payload), first: sequence == 0, last });
         Ok(())
+    }
+
+    fn room(&self) -> usize {
+        MAX_INPUTS.saturating_sub(self.inputs.len())
     }
 
     fn remove(&mut self, request: RequestId) {

@@ -3,6 +3,9 @@
 //! A [`Stage`] is driven by one worker thread. The worker hands it requests and chunks, asks it to plan a step,
 //! launches the step and collects what came out. Nothing here knows of actors, HTTP or the Prometheus registry.
 
+pub mod cache_memory;
+pub mod code2wav;
+mod engine_statistics;
 pub mod error;
 pub mod function;
 pub mod llm;
@@ -10,7 +13,9 @@ pub mod output;
 pub mod pipeline;
 pub mod qwen3_omni;
 pub mod request;
+pub mod sampling_defaults;
 pub mod stage;
+pub mod talker;
 
 pub use error::StageError;
 pub use function::{Emission, FunctionStage, Item};

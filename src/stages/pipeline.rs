@@ -6,6 +6,7 @@ use crate::engine::SamplingParams;
 use crate::ids::StageId;
 use crate::metrics::StageDescription;
 use crate::stages::{Modality, StageFactory};
+use crate::transport::Connector;
 
 /// Stages in the order in which a request visits them. Chunks go from each stage to the one after it.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct StageSpec {
     pub output: Option<Modality>,
     /// How many replicas serve it.
     pub replicas: u16,
+    /// How chunks come to it from the stage before.
+    pub connector: Connector,
     /// The device its replicas run on, for the startup message.
     pub device: String,
     /// The longest sequence it takes, if it is an engine.
@@ -62,6 +65,7 @@ impl Pipeline {
             stage,
             replicas: spec.replicas,
             max_model_len: spec.max_model_len.map(|len| len as u64),
+            makes_audio: spec.output == Some(Modality::Audio),
         };
         stages.map(description).collect()
     }

@@ -27,6 +27,12 @@ pub trait Stage: Send {
     /// An error fails this request alone.
     fn push(&mut self, chunk: Chunk) -> Result<(), StageError>;
 
+    /// How many further chunks it takes now. A stage that has plenty to do says 0 until it has done some of it; the
+    /// stages that feed it then wait. It must take chunks when it can do nothing without them.
+    fn room(&self) -> usize {
+        usize::MAX
+    }
+
     /// Forgets a request, wherever it stands. Does nothing if it is not known.
     fn remove(&mut self, request: RequestId);
 

@@ -61,8 +61,7 @@ impl StepBatch {
     }
 
     /// Appends the next tokens of a sequence of text, `start` tokens of which are in the cache already. With
-    /// `wants_logits` the logits of the last of them are wanted. Tokens for which the block table has no block are
-    /// left out, which [`check`](Self::check) then finds.
+    /// `wants_logits` the logits of the last of them are wanted.
     pub fn push_text(
         &mut self,
         tokens: impl Iterator<Item = u32>,
@@ -70,10 +69,18 @@ impl StepBatch {
         block_table: &[u32],
         wants_logits: bool,
     ) {
+        let known = self.token_ids.len();
+        self.token_ids.extend(tokens);
+        self.push_rows(self.token_ids.len() - known, start, block_table, wants_logits);
+    }
+
+    /// Appends the next `rows` rows of a sequence without gaps in its positions, whose content is fed in another way
+    /// than as token ids. Rows for which the block table has no block are left out, which [`check`](Self::check)
+    /// then finds.
+    pub fn push_rows(&mut self, rows: usize, start: usize, block_table: &[u32], wants_logits: bool) {
         let first_row = self.rows() as u32;
-        for (position, token) in (start..).zip(tokens) {
+        for position in start..start + rows {
             let Some(block) = block_table.get(position / BLOCK_SIZE) else { break };
-            self.token_ids.push(token);
             for axis in &mut self.positions {
                 axis.push(position as f32);
             }

@@ -103,11 +103,21 @@ impl Tokenizer {
 
     /// Token ids of a text. Added tokens are recognised in it; none is added before or after.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_with(text, false)
+    }
+
+    /// The same, with the tokens that the tokenizer itself puts around a text, if they are asked for.
+    pub fn encode_with(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self
             .encoder
-            .encode_fast(text, false)
+            .encode_fast(text, add_special_tokens)
             .map_err(|error| TokenizerError::Encode(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Bytes of the longest token.
+    pub fn longest_token(&self) -> usize {
+        (0..self.vocabulary_size() as u32).map(|id| self.token_bytes(id).len()).max().unwrap_or(0)
     }
 
     /// The text of token ids. Ids beyond the vocabulary are nothing; bytes that are no UTF-8 become U+FFFD.

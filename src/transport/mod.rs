@@ -2,6 +2,8 @@
 
 pub mod edge;
 pub mod payload;
+pub mod wire;
 
-pub use edge::{EdgeError, EdgeReceiver, EdgeSender};
-pub use payload::{Chunk, HostTensor, Payload};
+pub use edge::{Arrival, Connector, EdgeError, EdgeReceiver, EdgeSender, Parcel};
+pub use payload::{Chunk, HostData, HostTensor, Payload};
+pub use wire::WireError;

@@ -1,11 +1,11 @@
 //! What travels over an edge.
 
-use serde::{Deserialize, Serialize};
+use half::bf16;
 
 use crate::ids::RequestId;
 
 /// A sequence-numbered piece of a request's data on its way to the next stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Chunk {
     /// The request it belongs to.
     pub request: RequestId,
@@ -18,12 +18,21 @@ pub struct Chunk {
 }
 
 /// The kinds of data that stages hand to each other.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Payload {
     /// Nothing: a chunk that only says that it is the last.
     End,
     /// Text, UTF-8.
     Text(String),
+    /// Token ids.
+    Tokens(Vec<u32>),
+    /// Codec frames, one after the other.
+    Codes {
+        /// Codes of a frame.
+        groups: u32,
+        /// `[frames, groups]`.
+        codes: Vec<u32>,
+    },
     /// Mono or interleaved samples in [-1, 1].
     Audio {
         /// Samples, channels interleaved.
@@ -38,7 +47,7 @@ pub enum Payload {
 }
 
 /// A tensor in host memory, row-major.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HostTensor {
     /// Extents, outermost first.
     pub shape: Vec<usize>,
@@ -47,35 +56,49 @@ pub struct HostTensor {
 }
 
 /// Elements of a [`HostTensor`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum HostData {
     /// 32-bit floats.
     F32(Vec<f32>),
     /// Brain floats.
-    Bf16(Vec<half::bf16>),
+    Bf16(Vec<bf16>),
     /// 32-bit unsigned integers, such as token ids and codes.
     U32(Vec<u32>),
 }
 
 impl Payload {
+    /// The kind of data, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::End => "nothing",
+            Self::Text(_) => "text",
+            Self::Tokens(_) => "tokens",
+            Self::Codes { .. } => "codes",
+            Self::Audio { .. } => "audio",
+            Self::Tensors(_) => "tensors",
+        }
+    }
+
     /// Bytes of content, without framing.
     pub fn size_bytes(&self) -> usize {
         match self {
             Self::End => 0,
             Self::Text(text) => text.len(),
+            Self::Tokens(ids) => size_of_val(ids.as_slice()),
+            Self::Codes { codes, .. } => size_of_val(codes.as_slice()),
             Self::Audio { samples, .. } => size_of_val(samples.as_slice()),
-            Self::Tensors(tensors) => tensors.iter().map(|(_, tensor)| tensor.size_bytes()).sum(),
+            Self::Tensors(tensors) => tensors.iter().map(|(_, tensor)| tensor.data.bytes().len()).sum(),
         }
     }
 }
 
-impl HostTensor {
-    /// Bytes of content.
-    pub fn size_bytes(&self) -> usize {
-        match &self.data {
-            HostData::F32(values) => size_of_val(values.as_slice()),
-            HostData::Bf16(values) => size_of_val(values.as_slice()),
-            HostData::U32(values) => size_of_val(values.as_slice()),
+impl HostData {
+    /// The elements as they lie in memory.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::F32(values) => bytemuck::cast_slice(values),
+            Self::Bf16(values) => bytemuck::cast_slice(values),
+            Self::U32(values) => bytemuck::cast_slice(values),
         }
     }
 }

@@ -38,6 +38,34 @@ impl Golden {
         Ok(ids.collect::<Result<_, _>>()?)
     }
 
+    /// A tensor's values; integers and masks as floats. Panics where there is no such tensor.
+    pub(crate) fn numbers(&self, name: &str) -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(&self.bytes).expect("checked when it was read");
+        let view = tensors.tensor(name).unwrap_or_else(|_| panic!("no tensor {name}"));
+        let data = view.data();
+        match view.dtype() {
+            Dtype::F32 => data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            Dtype::I64 => {
+                data.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes) as f32).collect()
+            }
+            Dtype::U8 => data.iter().map(|byte| f32::from(*byte)).collect(),
+            other => panic!("tensor {name} has type {other:?}"),
+        }
+    }
+
+    /// The shape of a tensor. Panics where there is no such tensor.
+    pub(crate) fn shape(&self, name: &str) -> Vec<usize> {
+        let tensors = SafeTensors::deserialize(&self.bytes).expect("checked when it was read");
+        tensors.tensor(name).unwrap_or_else(|_| panic!("no tensor {name}")).shape().to_vec()
+    }
+
+    /// A matrix `[rows, columns]` turned to `[columns, rows]`.
+    pub(crate) fn transposed(&self, name: &str) -> Vec<f32> {
+        let (values, shape) = (self.numbers(name), self.shape(name));
+        let (rows, columns) = (shape[0], shape[1]);
+        (0..values.len()).map(|at| values[at % rows * columns + at / rows]).collect()
+    }
+
     fn data(&self, name: &str, dtype: Dtype) -> Result<Vec<u8>, Box<dyn Error>> {
         let tensors = SafeTensors::deserialize(&self.bytes)?;
         let view = tensors.tensor(name)?;

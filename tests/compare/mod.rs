@@ -1,16 +1,17 @@
-//! Comparisons with golden sets: what is compared, how, and where the sets are.
+//! Comparisons with golden sets: what is compared, and how.
 
 use std::error::Error;
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
+pub(crate) mod code2wav;
 pub(crate) mod golden;
 pub(crate) mod sampling;
+pub(crate) mod sets;
+pub(crate) mod talker;
 pub(crate) mod text;
 pub(crate) mod thinker;
+
+pub(crate) use sets::{golden_directories, model_sets, read_json};
 
 /// What a comparison gives when the set itself cannot be read.
 pub(crate) type Outcome = Result<Vec<Comparison>, Box<dyn Error>>;
@@ -42,6 +43,13 @@ pub(crate) enum Bound {
     /// A bound on the relative L2 distance.
     RelL2(f64),
 }
+
+/// Bound on logits.
+pub(crate) const LOGITS: Bound = Bound::MaxAbs(1e-3);
+/// Bound on hidden states and embeddings.
+pub(crate) const HIDDEN: Bound = Bound::RelL2(1e-4);
+/// Bound on waveforms.
+pub(crate) const WAVE: Bound = Bound::MaxAbs(1e-4);
 
 impl Comparison {
     /// Compares values that must be equal.
@@ -94,46 +102,4 @@ impl fmt::Display for Comparison {
         let verdict = if self.ok { "ok" } else { "FAIL" };
         write!(f, "{} {} {:.2e} {:.2e} {bound} {verdict}", self.case, self.tensor, self.max_abs, self.rel_l2)
     }
-}
-
-/// The directories that hold golden sets: the repository's own and those named in `OMNI_GOLDENS`.
-pub(crate) fn golden_directories() -> Vec<PathBuf> {
-    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")];
-    if let Some(more) = std::env::var_os("OMNI_GOLDENS") {
-        directories.extend(std::env::split_paths(&more).filter(|path| !path.as_os_str().is_empty()));
-    }
-    directories
-}
-
-/// The sets `<model>/<variant>` under a directory, by name.
-pub(crate) fn model_sets(directory: &Path) -> Result<Vec<(String, PathBuf)>, Box<dyn Error>> {
-    let mut sets = Vec::new();
-    for model in subdirectories(directory)? {
-        for variant in subdirectories(&model)? {
-            if variant.join("golden").is_dir() {
-                let name = variant.strip_prefix(directory)?.display().to_string();
-                sets.push((name, variant));
-            }
-        }
-    }
-    sets.sort();
-    Ok(sets)
-}
-
-/// Reads a JSON file.
-pub(crate) fn read_json(path: &Path) -> Result<Value, Box<dyn Error>> {
-    let bytes = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(serde_json::from_slice(&bytes)?)
-}
-
-fn subdirectories(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
-    let entries = fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.push(path);
-        }
-    }
-    Ok(found)
 }

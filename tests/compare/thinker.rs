@@ -8,12 +8,7 @@ use omni_actors::models::qwen3_omni::{OmniConfig, Thinker};
 use omni_actors::tensor::{BLOCK_SIZE, Backend, Dtype, StepBatch, WeightStore};
 
 use super::golden::Golden;
-use super::{Bound, Comparison, Outcome};
-
-/// Bound on logits.
-const LOGITS: Bound = Bound::MaxAbs(1e-3);
-/// Bound on hidden states.
-const HIDDEN: Bound = Bound::RelL2(1e-4);
+use super::{Bound, Comparison, HIDDEN, LOGITS, Outcome};
 
 /// Compares every tensor of a text case, the prompt being computed in chunks of `chunk` tokens.
 pub(crate) fn compare<B: Backend>(backend: &B, set: &Path, case: &str, chunk: usize) -> Outcome {

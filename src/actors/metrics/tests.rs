@@ -2,7 +2,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::*;
-use crate::actors::messages::{AbortCause, Rejection};
+use crate::actors::messages::{AbortCause, ExitCause, Rejection, Unavailable};
 use crate::engine::FinishReason;
 use crate::ids::{Epoch, RequestId};
 use crate::metrics::definitions::labels;
@@ -15,7 +15,12 @@ use crate::stages::{Modality, StageError};
 const KEY: ReplicaKey = ReplicaKey { stage: StageId(0), replica: ReplicaId(0), epoch: Epoch(0) };
 
 fn settings(log_stats: bool) -> MetricsSettings {
-    let stages = vec![StageDescription { stage: StageId(0), replicas: 1, max_model_len: Some(64) }];
+    let stages = vec![StageDescription {
+        stage: StageId(0),
+        replicas: 1,
+        max_model_len: Some(64),
+        makes_audio: false,
+    }];
     MetricsSettings { model_name: "m".to_owned(), omni_prefix: OmniPrefix::default(), log_stats, stages }
 }
 
@@ -129,7 +134,9 @@ fn the_reasons_known_to_the_definitions_are_those_of_the_errors() {
         Rejection::UnsupportedModality(Modality::Audio),
     ];
     assert_eq!(labels::REJECTED_REASON.known, rejections.map(|rejection| rejection.reason()));
-    let aborts = [AbortCause::ClientDisconnect, AbortCause::Timeout, AbortCause::Shutdown];
+    let aborts =
+        [AbortCause::ClientDisconnect, AbortCause::Timeout, AbortCause::Shutdown, AbortCause::SiblingFailed];
+    let exits = [ExitCause::Panicked(String::new()), ExitCause::Stopped];
     let failures = [
         StageError::InvalidInput,
         StageError::OutOfCapacity,
@@ -137,7 +144,8 @@ fn the_reasons_known_to_the_definitions_are_those_of_the_errors() {
         StageError::Device,
         StageError::Failed,
     ];
-    let aborts = aborts.map(AbortCause::reason).into_iter();
-    let words: Vec<_> = aborts.chain(failures.map(|failure| failure(String::new()).reason())).collect();
+    let replicas = exits.map(|cause| cause.reason()).into_iter().chain([Unavailable.reason()]);
+    let failures = failures.map(|failure| failure(String::new()).reason());
+    let words: Vec<_> = aborts.map(AbortCause::reason).into_iter().chain(replicas).chain(failures).collect();
     assert_eq!(labels::FAILED_REASON.known, words);
 }

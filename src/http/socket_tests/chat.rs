@@ -206,11 +206,14 @@ fn a_failure_in_the_stream_is_one_error_event_and_the_end() {
 
 #[test]
 fn an_abort_by_the_server_and_a_lost_stream_are_errors() {
-    let aborted = Ok(vec![token(0, "a", 1), Step::Event(RequestEvent::Aborted)]);
+    let aborted = Ok(vec![
+        token(0, "a", 1),
+        Step::Event(RequestEvent::Aborted(crate::actors::messages::AbortCause::Shutdown)),
+    ]);
     let server =
         TestServer::start(Setup { scripts: vec![aborted, Ok(vec![token(0, "a", 1)])], ..Setup::default() });
     let reply = server.post(CHAT, &chat_body(json!({})));
-    assert_eq!((reply.status, reply.json()["error"]["reason"].as_str()), (503, Some("aborted")));
+    assert_eq!((reply.status, reply.json()["error"]["reason"].as_str()), (503, Some("shutting_down")));
     let reply = server.post(CHAT, &chat_body(json!({})));
     assert_eq!((reply.status, reply.json()["error"]["reason"].as_str()), (500, Some("lost")));
     assert!(server.seen(|seen| seen.aborts.is_empty()));

@@ -37,6 +37,35 @@ pub const ITERATION_TOKENS: Buckets = Buckets::Fixed(&[
     1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
 ]);
 
+/// Seconds of what is over within a blink, in pipeline families.
+pub const FAST: Buckets =
+    Buckets::Fixed(&[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0]);
+
+/// Seconds that a chunk takes over an edge: [`FAST`] begun at a microsecond, because a chunk that is handed over
+/// within the process takes a few.
+pub const TRANSFER_SECONDS: Buckets = Buckets::Fixed(&[
+    1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+]);
+
+/// Bytes of a chunk.
+pub const BYTES: Buckets = Buckets::Fixed(&[
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262144.0,
+    1048576.0,
+    4194304.0,
+    16777216.0,
+    67108864.0,
+    268435456.0,
+]);
+
+/// Seconds to make audio over the seconds that it plays.
+pub const REAL_TIME_FACTOR: Buckets =
+    Buckets::Fixed(&[0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 5.0, 10.0]);
+
 /// The parameter `n`.
 pub const CHOICES: Buckets = Buckets::Fixed(&[1.0, 2.0, 5.0, 10.0, 20.0]);
 
@@ -85,6 +114,10 @@ mod tests {
             TIME_TO_FIRST_TOKEN,
             INTER_TOKEN_LATENCY,
             ITERATION_TOKENS,
+            FAST,
+            TRANSFER_SECONDS,
+            BYTES,
+            REAL_TIME_FACTOR,
             CHOICES,
             PREEMPTIONS,
         ] {

@@ -19,6 +19,18 @@ pub const STAGE: Label = Label { name: "stage", known: &[] };
 /// Index of the replica within its stage, from 0.
 pub const REPLICA: Label = Label { name: "replica", known: &[] };
 
+/// Index of the stage that sent a chunk.
+pub const FROM_STAGE: Label = Label { name: "from_stage", known: &[] };
+
+/// Index of the replica that sent a chunk, within its stage.
+pub const FROM_REPLICA: Label = Label { name: "from_replica", known: &[] };
+
+/// Index of the stage that received a chunk.
+pub const TO_STAGE: Label = Label { name: "to_stage", known: &[] };
+
+/// Index of the replica that received a chunk, within its stage.
+pub const TO_REPLICA: Label = Label { name: "to_replica", known: &[] };
+
 /// Why a request ended; the words of [`FinishReason`](crate::engine::FinishReason).
 pub const FINISHED_REASON: Label =
     Label { name: "finished_reason", known: &["stop", "length", "abort", "error"] };
@@ -29,13 +41,17 @@ pub const REJECTED_REASON: Label = Label {
     known: &["overloaded", "stage_unavailable", "shutting_down", "unsupported_modality"],
 };
 
-/// Why a request was aborted or failed; the word in the body of the HTTP error.
+/// Why a request was aborted or failed.
 pub const FAILED_REASON: Label = Label {
     name: "reason",
     known: &[
         "client_disconnect",
         "timeout",
         "shutting_down",
+        "sibling_failed",
+        "replica_panic",
+        "replica_stopped",
+        "replica_unavailable",
         "invalid_input",
         "out_of_capacity",
         "stage_protocol",
@@ -62,10 +78,29 @@ pub const SOURCE_COMPUTED: &str = "local_compute";
 /// They were found in the replica's prefix cache.
 pub const SOURCE_CACHED: &str = "local_cache_hit";
 
+/// The longest underrun of an answer that counts as continuous, in milliseconds.
+pub const THRESHOLD_MS: Label = Label { name: "threshold_ms", known: &[CONTINUITY_THRESHOLD_MS] };
+
+/// [`CONTINUITY_THRESHOLD_SECONDS`](super::audio::CONTINUITY_THRESHOLD_SECONDS) in milliseconds.
+pub const CONTINUITY_THRESHOLD_MS: &str = "100";
+
+/// Why an answer for which audio was asked holds none.
+pub const SKIPPED_REASON: Label = Label { name: "reason", known: &[SKIPPED_NO_AUDIO_DATA] };
+
+/// There was nothing to be spoken.
+pub const SKIPPED_NO_AUDIO_DATA: &str = "no_audio_data";
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::FinishReason;
+    use crate::metrics::definitions::audio::CONTINUITY_THRESHOLD_SECONDS;
+
+    #[test]
+    fn the_continuity_threshold_is_the_one_in_the_label() {
+        let milliseconds: f64 = CONTINUITY_THRESHOLD_MS.parse().unwrap();
+        assert_eq!(milliseconds / 1000.0, CONTINUITY_THRESHOLD_SECONDS);
+    }
 
     #[test]
     fn finished_reasons_are_the_engines_words() {

@@ -3,10 +3,12 @@
 //! Nothing else in the crate spells a family's name. The registry, the text on `/metrics`, the documentation and
 //! the tests are made from these definitions or checked against them.
 
+pub mod audio;
 pub mod buckets;
 pub mod engine;
 pub mod labels;
 pub mod pipeline;
+pub mod transfer;
 
 pub use buckets::Buckets;
 pub use labels::Label;
@@ -82,6 +84,12 @@ pub enum Unit {
     Preemptions,
     /// Choices (`n`) of a request.
     Choices,
+    /// Audio samples of one channel.
+    Samples,
+    /// Bytes.
+    Bytes,
+    /// One quantity over another of the same unit.
+    Ratio,
 }
 
 impl Unit {
@@ -94,6 +102,9 @@ impl Unit {
             Self::Fraction => "fraction",
             Self::Preemptions => "preemptions",
             Self::Choices => "choices",
+            Self::Samples => "samples",
+            Self::Bytes => "bytes",
+            Self::Ratio => "ratio",
         }
     }
 }
@@ -118,15 +129,20 @@ impl Definition {
     }
 }
 
+/// Every family, in the order of `/metrics`. Which of them a server has depends on its pipeline and on whether it
+/// keeps statistics.
+pub fn all() -> impl Iterator<Item = &'static Definition> {
+    [pipeline::ALL, audio::ALL, transfer::ALL, engine::ALL].into_iter().flatten().copied()
+}
+
+#[cfg(test)]
+mod upstream;
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-
-    fn all() -> impl Iterator<Item = &'static Definition> {
-        pipeline::ALL.iter().chain(engine::ALL).copied()
-    }
 
     #[test]
     fn every_name_stands_once() {

@@ -1,5 +1,6 @@
 //! Families in the registry: typed handles to the series that the definitions describe.
 
+pub mod audio;
 pub mod catalogue;
 pub mod engine;
 pub mod family;
@@ -8,7 +9,9 @@ pub mod requests;
 pub mod scheduler;
 pub mod steps;
 pub mod totals;
+pub mod transfer;
 
+pub use audio::{AudioFamilies, AudioSeries};
 pub use catalogue::Catalogue;
 pub use engine::{EngineFamilies, ReplicaLabels, ReplicaSeries};
 pub use family::{Family, Series};
@@ -17,3 +20,4 @@ pub use requests::RequestHistograms;
 pub use scheduler::{SchedulerFamilies, SchedulerGauges};
 pub use steps::StepHistograms;
 pub use totals::{TotalsCounters, TotalsFamilies};
+pub use transfer::TransferHistograms;

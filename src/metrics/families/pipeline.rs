@@ -2,7 +2,7 @@
 
 use prometheus::{Counter, Gauge, Histogram};
 
-use super::steps::observe_seconds;
+use super::steps::observe_measured;
 use crate::metrics::MetricsError;
 use crate::metrics::definitions::pipeline;
 use crate::metrics::families::{Catalogue, Family};
@@ -46,6 +46,6 @@ impl PipelineFamilies {
 
     /// Takes in how long a request took from arrival to end.
     pub fn observe_e2e(&self, seconds: f64) {
-        observe_seconds(&self.e2e_latency, seconds);
+        observe_measured(&self.e2e_latency, seconds);
     }
 }

@@ -2,7 +2,7 @@
 
 use prometheus::Histogram;
 
-use super::steps::observe_seconds;
+use super::steps::observe_measured;
 use crate::metrics::definitions::engine;
 use crate::metrics::families::{Catalogue, Family, ReplicaLabels};
 use crate::metrics::{FinishedRequest, MetricsError};
@@ -93,12 +93,12 @@ impl RequestHistograms<Histogram> {
         if request.max_tokens > 0 {
             self.max_tokens.observe(request.max_tokens as f64);
         }
-        observe_seconds(&self.time_per_output_token, seconds_per_output_token(request));
-        observe_seconds(&self.e2e_latency, request.e2e_seconds);
-        observe_seconds(&self.queue_time, request.queue_seconds);
-        observe_seconds(&self.inference_time, request.prefill_seconds + request.decode_seconds);
-        observe_seconds(&self.prefill_time, request.prefill_seconds);
-        observe_seconds(&self.decode_time, request.decode_seconds);
+        observe_measured(&self.time_per_output_token, seconds_per_output_token(request));
+        observe_measured(&self.e2e_latency, request.e2e_seconds);
+        observe_measured(&self.queue_time, request.queue_seconds);
+        observe_measured(&self.inference_time, request.prefill_seconds + request.decode_seconds);
+        observe_measured(&self.prefill_time, request.prefill_seconds);
+        observe_measured(&self.decode_time, request.decode_seconds);
         self.preemptions.observe(request.preemptions as f64);
         let computed = request.prompt_tokens.saturating_sub(request.cached_tokens);
         self.prefill_computed_tokens.observe(computed as f64);

@@ -43,16 +43,16 @@ impl StepHistograms<Histogram> {
     pub fn observe(&self, sample: TokenSample) {
         match sample {
             TokenSample::IterationTokens(tokens) => self.iteration_tokens.observe(tokens as f64),
-            TokenSample::TimeToFirstToken(seconds) => observe_seconds(&self.time_to_first_token, seconds),
-            TokenSample::InterTokenLatency(seconds) => observe_seconds(&self.inter_token_latency, seconds),
+            TokenSample::TimeToFirstToken(seconds) => observe_measured(&self.time_to_first_token, seconds),
+            TokenSample::InterTokenLatency(seconds) => observe_measured(&self.inter_token_latency, seconds),
         }
     }
 }
 
-/// Observes a span of time. One that is no number would spoil the sum for ever, so it counts as 0 like a negative
-/// one: the count of events stays right.
-pub fn observe_seconds(histogram: &Histogram, seconds: f64) {
-    histogram.observe(if seconds.is_finite() { seconds.max(0.0) } else { 0.0 });
+/// Observes a span of time, or a ratio of two. One that is no number would spoil the sum for ever, so it counts as
+/// 0 like a negative one: the count of events stays right.
+pub fn observe_measured(histogram: &Histogram, value: f64) {
+    histogram.observe(if value.is_finite() { value.max(0.0) } else { 0.0 });
 }
 
 #[cfg(test)]
@@ -65,7 +65,7 @@ mod tests {
     fn a_span_that_is_no_number_is_counted_and_does_not_spoil_the_sum() {
         let histogram = Histogram::with_opts(HistogramOpts::new("h", "h")).unwrap();
         for seconds in [0.5, f64::NAN, f64::INFINITY, -1.0] {
-            observe_seconds(&histogram, seconds);
+            observe_measured(&histogram, seconds);
         }
         assert_eq!((histogram.get_sample_count(), histogram.get_sample_sum()), (4, 0.5));
     }

@@ -1,8 +1,19 @@
-//! One life of a replica: which reports were seen and how far its totals were added.
+//! The lives of replicas: which reports of each were seen and how far its totals were added.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ids::{Epoch, ReplicaId, ReplicaKey, StageId};
 use crate::metrics::EngineTotals;
+
+/// The latest lives of all replicas. Late reports of an earlier life still count.
+#[derive(Debug, Default)]
+pub struct Lives {
+    /// The lives of each replica, by epoch.
+    replicas: BTreeMap<(StageId, ReplicaId), BTreeMap<Epoch, Life>>,
+}
+
+/// How many lives of a replica are remembered. A report of an earlier one is not told apart from a repeated one.
+const LIVES_REMEMBERED: usize = 4;
 
 /// What was seen of one epoch of a replica.
 #[derive(Debug, Default)]
@@ -25,12 +36,31 @@ struct SeenReports {
 /// How many reports may overtake a late one before it is taken for lost.
 const REORDERING_WINDOW: usize = 1024;
 
-impl Life {
-    /// Notes a report; whether it is new. Reports that are repeated, or later than the window, are not.
-    pub fn see(&mut self, sequence: u64) -> bool {
-        self.reports.see(sequence)
+impl Lives {
+    /// Notes a report; the life that it tells of, if it is new. Reports that are repeated, or later than the window,
+    /// are not, nor are those of a life before the ones that are remembered.
+    pub fn new_report(&mut self, key: ReplicaKey, sequence: u64) -> Option<&mut Life> {
+        let life = self.life(key)?;
+        life.reports.see(sequence).then_some(life)
     }
 
+    /// What was seen of a life, remembered from now on; `None` for a life before those that are remembered.
+    fn life(&mut self, key: ReplicaKey) -> Option<&mut Life> {
+        let lives = self.replicas.entry((key.stage, key.replica)).or_default();
+        let forgotten = lives.len() >= LIVES_REMEMBERED
+            && lives.first_key_value().is_some_and(|(&earliest, _)| key.epoch < earliest);
+        if forgotten {
+            return None;
+        }
+        lives.entry(key.epoch).or_default();
+        if lives.len() > LIVES_REMEMBERED {
+            lives.pop_first();
+        }
+        lives.get_mut(&key.epoch)
+    }
+}
+
+impl Life {
     /// What `totals` adds to all that was added before. Totals only grow, so a report that was overtaken adds
     /// nothing, and one after a lost report adds what both counted.
     pub fn advance(&mut self, totals: &EngineTotals) -> EngineTotals {
@@ -89,20 +119,31 @@ mod tests {
 
     #[test]
     fn a_report_is_new_once_in_whatever_order_it_comes() {
-        let mut life = Life::default();
-        let new: Vec<bool> = [1, 3, 3, 2, 1, 2, 4].map(|sequence| life.see(sequence)).into();
+        let mut reports = SeenReports::default();
+        let new: Vec<bool> = [1, 3, 3, 2, 1, 2, 4].map(|sequence| reports.see(sequence)).into();
         assert_eq!(new, [true, true, false, true, false, false, true]);
-        assert!(life.reports.beyond.is_empty());
+        assert!(reports.beyond.is_empty());
+    }
+
+    #[test]
+    fn the_latest_lives_are_remembered_and_no_more() {
+        let (mut lives, remembered) = (Lives::default(), LIVES_REMEMBERED as u32);
+        let key = |epoch| ReplicaKey { stage: StageId(0), replica: ReplicaId(0), epoch: Epoch(epoch) };
+        for epoch in 0..=remembered {
+            assert!(lives.new_report(key(epoch), 1).is_some());
+        }
+        assert!(lives.new_report(key(0), 2).is_none(), "it is forgotten");
+        assert!((1..=remembered).all(|epoch| lives.new_report(key(epoch), 1).is_none()));
     }
 
     #[test]
     fn a_lost_report_is_given_up_when_the_window_is_over() {
-        let mut life = Life::default();
+        let mut reports = SeenReports::default();
         let window = REORDERING_WINDOW as u64;
-        assert!((2..=window + 2).all(|sequence| life.see(sequence)));
-        assert!(life.reports.beyond.is_empty());
-        assert!(!life.see(1), "it was given up");
-        assert!(life.see(window + 3));
+        assert!((2..=window + 2).all(|sequence| reports.see(sequence)));
+        assert!(reports.beyond.is_empty());
+        assert!(!reports.see(1), "it was given up");
+        assert!(reports.see(window + 3));
     }
 
     #[test]

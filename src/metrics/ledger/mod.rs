@@ -1,26 +1,33 @@
 //! The ledger: applies stat events to the families. Pure bookkeeping, with the time given by the caller.
 
+pub mod audio;
 pub mod life;
 pub mod publication;
 pub mod replica;
 pub mod requests;
+pub mod route;
+pub mod transfers;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Instant;
 
+use self::audio::AudioLedger;
+use self::life::Lives;
 use self::replica::ReplicaLedger;
 use self::requests::RequestLedger;
+use self::transfers::TransferLedger;
 use crate::ids::{ReplicaId, ReplicaKey, RequestId, StageId};
 use crate::metrics::families::{
-    Catalogue, EngineFamilies, PipelineFamilies, ReplicaLabels, SchedulerFamilies,
+    AudioFamilies, Catalogue, EngineFamilies, PipelineFamilies, ReplicaLabels, SchedulerFamilies,
+    TransferHistograms,
 };
-use crate::metrics::{Exposition, MetricsError, MetricsSettings, StatEvent};
+use crate::metrics::{Exposition, MetricsError, MetricsSettings, ReplicaReport, StageDescription, StatEvent};
 
 /// All that the metrics actor knows: the families and what was seen of requests and replicas.
 ///
-/// Without statistics the pipeline's families stand at zero, engine families do not exist, and events change
-/// nothing.
+/// Without statistics the families of pipeline, audio and edges stand at zero, engine families do not exist, and
+/// events change nothing.
 #[derive(Debug)]
 pub struct Ledger {
     /// Whether statistics are kept.
@@ -29,6 +36,10 @@ pub struct Ledger {
     catalogue: Catalogue,
     /// What becomes of requests.
     requests: RequestLedger,
+    /// Which reports were seen.
+    lives: Lives,
+    /// What came over edges; `None` for a pipeline of one stage.
+    transfers: Option<TransferLedger>,
     /// What engine replicas report; `None` without statistics and for a pipeline without an engine.
     engines: Option<EngineLedger>,
 }
@@ -49,21 +60,21 @@ impl Ledger {
     pub fn new(settings: MetricsSettings) -> Result<Self, MetricsError> {
         let MetricsSettings { model_name, omni_prefix, log_stats, stages } = settings;
         let mut catalogue = Catalogue::new(omni_prefix, model_name);
-        let requests = RequestLedger::new(PipelineFamilies::register(&mut catalogue)?);
-        let lengths: BTreeMap<_, _> =
-            stages.iter().filter_map(|stage| Some((stage.stage, stage.max_model_len?))).collect();
-        let mut engines = None;
-        if log_stats && !lengths.is_empty() {
-            let families = EngineFamilies::register(&mut catalogue)?;
-            let mut ledger = EngineLedger { families, stages: lengths, replicas: BTreeMap::new() };
-            for stage in &stages {
-                for replica in 0..stage.replicas {
-                    ledger.replica(stage.stage, ReplicaId(replica))?;
-                }
-            }
-            engines = Some(ledger);
-        }
-        Ok(Self { log_stats, catalogue, requests, engines })
+        let pipeline = PipelineFamilies::register(&mut catalogue)?;
+        let audio = match stages.iter().any(|stage| stage.makes_audio) {
+            true => Some(AudioLedger::new(AudioFamilies::register(&mut catalogue)?, &stages)?),
+            false => None,
+        };
+        let transfers = match stages.len() > 1 {
+            true => Some(TransferLedger::new(TransferHistograms::register(&mut catalogue)?, &stages)?),
+            false => None,
+        };
+        let engines = match log_stats && stages.iter().any(|stage| stage.max_model_len.is_some()) {
+            true => Some(EngineLedger::new(EngineFamilies::register(&mut catalogue)?, &stages)?),
+            false => None,
+        };
+        let requests = RequestLedger::new(pipeline, audio);
+        Ok(Self { log_stats, catalogue, requests, lives: Lives::default(), transfers, engines })
     }
 
     /// Applies an event that arrived at `now`.
@@ -77,13 +88,7 @@ impl Ledger {
         }
         match event {
             StatEvent::Pipeline(event) => self.requests.apply(event)?,
-            StatEvent::Replica(report) => {
-                if let Some((replica, families)) = self.replica(report.key)?
-                    && !replica.report(report, families, now)?
-                {
-                    tracing::debug!(replica = %report.key, sequence = report.sequence, "ignored a repeated report");
-                }
-            }
+            StatEvent::Replica(report) => self.report(report, now)?,
             StatEvent::ReplicaUp(key) => {
                 if let Some((replica, families)) = self.replica(*key)? {
                     replica.begin(key.epoch, families)?;
@@ -113,7 +118,8 @@ impl Ledger {
         self.catalogue.gather()
     }
 
-    /// Which life of which replica of `stage` works on a request, from its acceptance to its end.
+    /// Which life of which replica of `stage` works on a request, or did so. Known from its acceptance until
+    /// [`ENDED_REMEMBERED`](route::ENDED_REMEMBERED) further requests have ended after it.
     pub fn resolve(&self, request: RequestId, stage: StageId) -> Option<ReplicaKey> {
         self.requests.resolve(request, stage)
     }
@@ -121,6 +127,27 @@ impl Ledger {
     /// Events that contradicted what was known of their request and changed nothing.
     pub fn contradictions(&self) -> u64 {
         self.requests.contradictions()
+    }
+
+    /// Takes a report in, once per sequence number of a life.
+    fn report(&mut self, report: &ReplicaReport, now: Instant) -> Result<(), MetricsError> {
+        let Some(life) = self.lives.new_report(report.key, report.sequence) else {
+            tracing::debug!(replica = %report.key, sequence = report.sequence, "ignored a repeated report");
+            return Ok(());
+        };
+        if let Some(engines) = &mut self.engines
+            && let Some((replica, families)) = engines.replica(report.key.stage, report.key.replica)?
+        {
+            replica.report(report, life, families, now)?;
+        }
+        if let Some(transfers) = &mut self.transfers {
+            for sample in &report.stats.transfers {
+                if let Some([from, to]) = self.requests.edge(sample, report.key) {
+                    transfers.observe(from, to, sample)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The ledger of a replica and the families of its gauges, if statistics are kept and its stage is an engine.
@@ -136,6 +163,18 @@ impl Ledger {
 }
 
 impl EngineLedger {
+    /// A ledger with the series of all replicas of engine stages at zero.
+    fn new(families: EngineFamilies, stages: &[StageDescription]) -> Result<Self, MetricsError> {
+        let lengths = stages.iter().filter_map(|stage| Some((stage.stage, stage.max_model_len?))).collect();
+        let mut ledger = Self { families, stages: lengths, replicas: BTreeMap::new() };
+        for stage in stages {
+            for replica in 0..stage.replicas {
+                ledger.replica(stage.stage, ReplicaId(replica))?;
+            }
+        }
+        Ok(ledger)
+    }
+
     /// The ledger of a replica, which is opened when the replica is first heard of, and the families of its gauges.
     /// `None` if its stage is no engine.
     fn replica(

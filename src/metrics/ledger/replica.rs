@@ -1,6 +1,5 @@
 //! What one replica of an engine stage reports, over all its lives.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::life::Life;
@@ -24,8 +23,6 @@ pub struct ReplicaLedger {
     newest_values: u64,
     /// When scheduler values are shown.
     publication: Publication,
-    /// The latest lives, by epoch. Late reports of an earlier one still count.
-    lives: BTreeMap<Epoch, Life>,
 }
 
 /// Which life a replica is in.
@@ -39,9 +36,6 @@ enum State {
     Down(Epoch),
 }
 
-/// How many lives are remembered. A report of an earlier one is not told apart from a repeated one.
-const LIVES_REMEMBERED: usize = 4;
-
 impl ReplicaLedger {
     /// A replica that was announced, with its series.
     pub fn new(labels: ReplicaLabels, series: ReplicaSeries, gauges: SchedulerGauges) -> Self {
@@ -52,7 +46,6 @@ impl ReplicaLedger {
             state: State::Expected,
             newest_values: 0,
             publication: Publication::default(),
-            lives: BTreeMap::new(),
         }
     }
 
@@ -84,22 +77,19 @@ impl ReplicaLedger {
         }
     }
 
-    /// Takes a report in; false if it was taken in before. A report of a life that was not announced announces it.
+    /// Takes in a report that was not seen before, of a life that is remembered in `life`. A report of a life that
+    /// was not announced announces it.
     ///
-    /// Totals are cumulative: a lost report loses nothing of them, a repeated or late one doubles nothing. Samples
-    /// and finished requests are taken in once per sequence number.
+    /// Totals are cumulative: a lost report loses nothing of them, and a late one doubles nothing.
     pub fn report(
         &mut self,
         report: &ReplicaReport,
+        life: &mut Life,
         families: &SchedulerFamilies,
         now: Instant,
-    ) -> Result<bool, MetricsError> {
+    ) -> Result<(), MetricsError> {
         let epoch = report.key.epoch;
         self.begin(epoch, families)?;
-        let Some(life) = self.life(epoch) else { return Ok(false) };
-        if !life.see(report.sequence) {
-            return Ok(false);
-        }
         if let Some(totals) = &report.stats.totals {
             let difference = life.advance(totals);
             self.series.add(&difference);
@@ -118,7 +108,7 @@ impl ReplicaLedger {
             let shown = self.publication.offer(values, report.idle, now);
             self.show(shown.as_ref());
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Shows the scheduler values that were held back, when their second is over.
@@ -131,19 +121,5 @@ impl ReplicaLedger {
         if let (Some(gauges), Some(values)) = (&self.gauges, values) {
             gauges.set(values);
         }
-    }
-
-    /// What was seen of a life, remembered from now on; `None` for a life before those that are remembered.
-    fn life(&mut self, epoch: Epoch) -> Option<&mut Life> {
-        let forgotten = self.lives.len() >= LIVES_REMEMBERED
-            && self.lives.first_key_value().is_some_and(|(&earliest, _)| epoch < earliest);
-        if forgotten {
-            return None;
-        }
-        self.lives.entry(epoch).or_default();
-        if self.lives.len() > LIVES_REMEMBERED {
-            self.lives.pop_first();
-        }
-        self.lives.get_mut(&epoch)
     }
 }

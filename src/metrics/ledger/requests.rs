@@ -5,12 +5,14 @@
 
 use std::collections::HashMap;
 
+use super::audio::AudioLedger;
+use super::route::{EndedRoutes, Route};
 use crate::engine::FinishReason;
 use crate::ids::{ReplicaKey, RequestId, StageId};
 use crate::metrics::families::PipelineFamilies;
-use crate::metrics::{MetricsError, PipelineEvent};
+use crate::metrics::{DeliveredAudio, MetricsError, PipelineEvent, TransferSample};
 
-/// The requests that were accepted and have not ended.
+/// The requests that were accepted and have not ended, and the routes of those that ended of late.
 #[derive(Debug)]
 pub struct RequestLedger {
     /// Where the account is shown.
@@ -19,6 +21,10 @@ pub struct RequestLedger {
     live: HashMap<RequestId, LiveRequest>,
     /// How many of them are worked on.
     running: usize,
+    /// Where requests went that ended of late.
+    ended: EndedRoutes,
+    /// What audio was delivered; `None` for a pipeline that makes none.
+    audio: Option<AudioLedger>,
     /// Events that contradicted what was known and changed nothing.
     contradictions: u64,
 }
@@ -27,7 +33,7 @@ pub struct RequestLedger {
 #[derive(Debug)]
 struct LiveRequest {
     /// The replicas that its work and statistics belong to.
-    route: Vec<ReplicaKey>,
+    route: Route,
     /// Whether a stage has begun to work on it.
     started: bool,
 }
@@ -36,9 +42,10 @@ struct LiveRequest {
 const UNKNOWN_REASON: &str = "unknown";
 
 impl RequestLedger {
-    /// A ledger without requests.
-    pub fn new(families: PipelineFamilies) -> Self {
-        Self { families, live: HashMap::new(), running: 0, contradictions: 0 }
+    /// A ledger without requests. `audio`: for a pipeline that makes audio.
+    pub fn new(families: PipelineFamilies, audio: Option<AudioLedger>) -> Self {
+        let (live, ended) = (HashMap::new(), EndedRoutes::default());
+        Self { families, live, running: 0, ended, audio, contradictions: 0 }
     }
 
     /// Applies an event. One that contradicts what is known, such as a second end, changes nothing but
@@ -47,8 +54,8 @@ impl RequestLedger {
         match event {
             PipelineEvent::Accepted { request, route } => self.accept(*request, route),
             PipelineEvent::Rejected { reason } => self.families.rejected.series(&[reason])?.inc(),
-            PipelineEvent::AudioDelivered { .. } => {}
             PipelineEvent::Started { request } => self.start(*request),
+            PipelineEvent::AudioDelivered { request, audio } => self.deliver(*request, audio)?,
             PipelineEvent::Ended { request, reason, detail, e2e_seconds } => {
                 self.end(*request, *reason, *detail, *e2e_seconds)?;
             }
@@ -58,9 +65,30 @@ impl RequestLedger {
         Ok(())
     }
 
-    /// Which life of which replica of `stage` works on a request.
+    /// Which life of which replica of `stage` works on a request, or did so.
     pub fn resolve(&self, request: RequestId, stage: StageId) -> Option<ReplicaKey> {
-        self.live.get(&request)?.route.iter().find(|key| key.stage == stage).copied()
+        self.route(request)?.replica(stage)
+    }
+
+    /// The sending and the receiving replica of a chunk, as the route of its request has them; `None`, and a
+    /// contradiction, if there is no such route or the chunk was not received by the replica of the route.
+    pub fn edge(&mut self, sample: &TransferSample, receiver: ReplicaKey) -> Option<[ReplicaKey; 2]> {
+        let route = self.route(sample.request);
+        let edge = route.and_then(|route| Some([route.replica(sample.from)?, route.replica(sample.to)?]));
+        match edge {
+            Some([_, to]) if (to.stage, to.replica) == (receiver.stage, receiver.replica) => edge,
+            Some(_) => {
+                self.contradiction(
+                    sample.request,
+                    "a chunk was received by a replica that it is not bound to",
+                );
+                None
+            }
+            None => {
+                self.contradiction(sample.request, "a chunk came over an edge that it is not known to use");
+                None
+            }
+        }
     }
 
     /// Events that contradicted what was known of their request and changed nothing.
@@ -69,10 +97,10 @@ impl RequestLedger {
     }
 
     fn accept(&mut self, request: RequestId, route: &[ReplicaKey]) {
-        if self.live.contains_key(&request) {
+        if self.route(request).is_some() {
             return self.contradiction(request, "accepted twice");
         }
-        self.live.insert(request, LiveRequest { route: route.to_vec(), started: false });
+        self.live.insert(request, LiveRequest { route: Route::new(route), started: false });
         self.families.accepted.inc();
     }
 
@@ -87,6 +115,37 @@ impl RequestLedger {
         }
     }
 
+    fn deliver(&mut self, request: RequestId, delivered: &DeliveredAudio) -> Result<(), MetricsError> {
+        match self.maker(request, delivered) {
+            Ok((audio, replica)) => audio.deliver(replica, delivered)?,
+            Err(what) => self.contradiction(request, what),
+        }
+        Ok(())
+    }
+
+    /// The replica that made what was delivered, and the ledger to note it in; or what is wrong with the event.
+    fn maker(
+        &mut self,
+        request: RequestId,
+        delivered: &DeliveredAudio,
+    ) -> Result<(&mut AudioLedger, ReplicaKey), &'static str> {
+        let audio = self.audio.as_mut().filter(|audio| audio.is_made_by(delivered.stage));
+        let audio = audio.ok_or("audio from a stage that makes none")?;
+        let route = match self.live.get_mut(&request) {
+            Some(live) => Some(&mut live.route),
+            None => self.ended.get_mut(request),
+        };
+        let route = route.ok_or("audio for a request that is not known, or ended long ago")?;
+        let replica = route.replica(delivered.stage).ok_or("audio from a stage that it does not visit")?;
+        if delivered.frames > 0 && delivered.sample_rate == 0 {
+            return Err("audio without a sample rate");
+        }
+        if std::mem::replace(&mut route.audio_delivered, true) {
+            return Err("audio delivered twice");
+        }
+        Ok((audio, replica))
+    }
+
     fn end(
         &mut self,
         request: RequestId,
@@ -99,6 +158,7 @@ impl RequestLedger {
             return Ok(());
         };
         self.running -= usize::from(live.started);
+        self.ended.remember(request, live.route);
         self.families.success.series(&[reason.as_str()])?.inc();
         match reason {
             FinishReason::Stop | FinishReason::Length => self.families.observe_e2e(e2e_seconds),
@@ -107,6 +167,11 @@ impl RequestLedger {
             }
         }
         Ok(())
+    }
+
+    /// The route of a request that has not ended, or ended of late.
+    fn route(&self, request: RequestId) -> Option<&Route> {
+        self.live.get(&request).map(|live| &live.route).or_else(|| self.ended.get(request))
     }
 
     /// Counts and logs an event that cannot be true.

@@ -11,12 +11,19 @@ use crate::ids::Epoch;
 use crate::metrics::definitions::{self, Kind};
 use crate::metrics::page::Page;
 use crate::metrics::{
-    EngineTotals, FinishedRequest, OmniPrefix, PipelineEvent, ReplicaReport, ReplicaStats, SchedulerSnapshot,
-    StageDescription, TokenSample,
+    DeliveredAudio, EngineTotals, FinishedRequest, OmniPrefix, PipelineEvent, Playback, ReplicaReport,
+    ReplicaStats, SchedulerSnapshot, StageDescription, TokenSample, TransferSample,
 };
 
+mod speech;
+
 fn stage(index: u16, replicas: u16, max_model_len: Option<u64>) -> StageDescription {
-    StageDescription { stage: StageId(index), replicas, max_model_len }
+    StageDescription { stage: StageId(index), replicas, max_model_len, makes_audio: false }
+}
+
+/// A stage that makes audio and is no engine.
+fn vocoder(index: u16, replicas: u16) -> StageDescription {
+    StageDescription { makes_audio: true, ..stage(index, replicas, None) }
 }
 
 fn ledger_of(log_stats: bool, stages: Vec<StageDescription>) -> Ledger {
@@ -25,7 +32,7 @@ fn ledger_of(log_stats: bool, stages: Vec<StageDescription>) -> Ledger {
 }
 
 fn ledger() -> Ledger {
-    ledger_of(true, vec![stage(0, 2, Some(1000))])
+    ledger_of(true, vec![stage(0, 2, Some(1000)), vocoder(1, 1)])
 }
 
 fn key(stage: u16, replica: u16, epoch: u32) -> ReplicaKey {
@@ -91,6 +98,32 @@ fn ended(request: u64, reason: FinishReason, detail: Option<&'static str>) -> St
     StatEvent::Pipeline(PipelineEvent::Ended { request, reason, detail, e2e_seconds: 1.5 })
 }
 
+/// A second of audio from stage 1, two seconds after its request.
+fn delivered(request: u64, playback: Option<Playback>) -> StatEvent {
+    let (stage, frames, sample_rate, e2e_seconds) = (StageId(1), 24_000, 24_000, 2.0);
+    let audio = DeliveredAudio { stage, frames, sample_rate, e2e_seconds, playback };
+    StatEvent::Pipeline(PipelineEvent::AudioDelivered { request: RequestId(request), audio })
+}
+
+fn playback(underrun_seconds: f64) -> Option<Playback> {
+    Some(Playback { first_packet_seconds: 0.25, underrun_seconds })
+}
+
+/// A report of chunks for these requests, from stage 0 to stage 1.
+fn received(key: ReplicaKey, sequence: u64, requests: &[u64]) -> StatEvent {
+    let transfers = requests.iter().map(|&request| TransferSample {
+        request: RequestId(request),
+        from: StageId(0),
+        to: StageId(1),
+        size_bytes: 1600,
+        send_seconds: 2e-6,
+        in_flight_seconds: 3e-5,
+        receive_seconds: 4e-6,
+    });
+    let stats = ReplicaStats { transfers: transfers.collect(), ..Default::default() };
+    StatEvent::Replica(Box::new(report(key, sequence, stats)))
+}
+
 fn apply(ledger: &mut Ledger, events: impl IntoIterator<Item = StatEvent>) {
     for event in events {
         ledger.apply(&event, Instant::now()).unwrap();
@@ -102,6 +135,13 @@ fn page(ledger: &Ledger) -> Page {
 }
 
 const REPLICA_0: &[(&str, &str)] = &[("stage", "0"), ("replica", "0")];
+
+/// An answer in which there was nothing to be spoken.
+fn nothing_spoken(request: u64) -> StatEvent {
+    let (stage, sample_rate, e2e_seconds) = (StageId(1), 24_000, 2.0);
+    let audio = DeliveredAudio { stage, frames: 0, sample_rate, e2e_seconds, playback: None };
+    StatEvent::Pipeline(PipelineEvent::AudioDelivered { request: RequestId(request), audio })
+}
 
 /// Events that move every family.
 fn everything() -> Vec<StatEvent> {
@@ -139,6 +179,9 @@ fn everything() -> Vec<StatEvent> {
         ended(2, FinishReason::Error, Some("device_error")),
         running(key(0, 0, 0), 1, 4, false),
         StatEvent::Replica(Box::new(report(key(0, 0, 0), 2, stats))),
+        received(key(1, 0, 3), 1, &[1, 3]),
+        delivered(1, playback(0.05)),
+        nothing_spoken(3),
     ]
 }
 
@@ -147,7 +190,7 @@ fn every_family_moves_when_fed() {
     let mut ledger = ledger();
     apply(&mut ledger, everything());
     let page = page(&ledger);
-    for definition in definitions::pipeline::ALL.iter().chain(definitions::engine::ALL) {
+    for definition in definitions::all() {
         let name = definition.name(definitions::DEFAULT_OMNI_PREFIX);
         let sample = match definition.kind {
             Kind::Histogram(_) => format!("{name}_count"),
@@ -186,18 +229,17 @@ fn every_family_moves_when_fed() {
 #[test]
 fn a_page_read_back_is_what_was_gathered() {
     let (model_name, omni_prefix) = ("a \"quoted\" \\ name\nof two lines".to_owned(), OmniPrefix::default());
-    let stages = vec![stage(0, 1, Some(1000))];
+    let stages = vec![stage(0, 1, Some(1000)), vocoder(1, 1)];
     let settings = MetricsSettings { model_name: model_name.clone(), omni_prefix, log_stats: true, stages };
     let mut ledger = Ledger::new(settings).unwrap();
     apply(&mut ledger, everything());
     let page = page(&ledger);
-    let defined = || definitions::pipeline::ALL.iter().chain(definitions::engine::ALL);
-    let families: Vec<_> = defined()
+    let families: Vec<_> = definitions::all()
         .map(|family| (family.name(definitions::DEFAULT_OMNI_PREFIX), family.kind.as_str().to_owned()))
         .collect();
     assert_eq!(page.families, families, "in the order of the definitions");
     assert!(page.samples.keys().all(|(_, labels)| labels["model_name"] == model_name));
-    for definition in defined() {
+    for definition in definitions::all() {
         let name = definition.name(definitions::DEFAULT_OMNI_PREFIX);
         assert_eq!(page.helps[&name], definition.help);
         let Kind::Histogram(buckets) = definition.kind else { continue };
@@ -382,7 +424,7 @@ fn a_request_ends_once_and_only_one_that_ended_by_itself_has_a_latency() {
 }
 
 #[test]
-fn routes_are_known_from_acceptance_to_end() {
+fn routes_are_known_from_acceptance_on_and_for_a_while_after_the_end() {
     let mut ledger = ledger();
     let resolve = |ledger: &Ledger, stage| ledger.resolve(RequestId(1), StageId(stage));
     assert_eq!(resolve(&ledger, 0), None);
@@ -391,17 +433,27 @@ fn routes_are_known_from_acceptance_to_end() {
     assert_eq!(resolve(&ledger, 1), Some(key(1, 0, 3)));
     assert_eq!(resolve(&ledger, 2), None);
     apply(&mut ledger, [ended(1, FinishReason::Stop, None)]);
-    assert_eq!(resolve(&ledger, 0), None);
+    let ended_later = |request| [accepted(request), ended(request, FinishReason::Abort, None)];
+    let remembered = route::ENDED_REMEMBERED as u64;
+    apply(&mut ledger, (2..=remembered).flat_map(ended_later));
+    assert_eq!(resolve(&ledger, 0), Some(key(0, 1, 0)));
+    apply(&mut ledger, ended_later(remembered + 1));
+    assert_eq!(resolve(&ledger, 0), None, "as many have ended since as are remembered");
+    assert_eq!(ledger.resolve(RequestId(2), StageId(1)), Some(key(1, 0, 3)));
 }
 
 #[test]
-fn without_statistics_pipeline_families_are_placeholders_and_engine_families_do_not_exist() {
-    let mut ledger = ledger_of(false, vec![stage(0, 1, Some(1000))]);
+fn without_statistics_omni_families_are_placeholders_and_engine_families_do_not_exist() {
+    let mut ledger = ledger_of(false, vec![stage(0, 1, Some(1000)), vocoder(1, 2)]);
     apply(&mut ledger, everything());
     let page = page(&ledger);
-    assert_eq!(page.families.len(), definitions::pipeline::ALL.len());
+    let omni = definitions::all().filter(|definition| definition.namespace == definitions::Namespace::Omni);
+    let names: Vec<_> = omni.map(|definition| definition.name(definitions::DEFAULT_OMNI_PREFIX)).collect();
+    assert_eq!(page.families.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), names);
     assert!(page.samples.values().all(|&value| value == 0.0));
     assert_eq!(page.fitting("vllm:omni_requests_success_total", &[]).len(), 4);
+    assert_eq!(page.fitting("vllm:omni_audio_frames_total", &[]).len(), 2);
+    assert_eq!(page.fitting("vllm:omni_transfer_tx_s_count", &[]).len(), 2);
     assert_eq!(ledger.resolve(RequestId(4), StageId(0)), None);
 }
 
@@ -431,9 +483,9 @@ fn happening() -> impl Strategy<Value = StatEvent> {
     let reason = proptest::sample::select(FinishReason::ALL.to_vec());
     let detail = proptest::sample::select(vec![None, Some("client_disconnect"), Some("stage_error")]);
     prop_oneof![
-        (0..20_u64).prop_map(accepted),
-        (0..20_u64).prop_map(started),
-        (0..20_u64, reason, detail).prop_map(|(request, reason, detail)| ended(request, reason, detail)),
+        (0..40_u64).prop_map(accepted),
+        (0..40_u64).prop_map(started),
+        (0..40_u64, reason, detail).prop_map(|(request, reason, detail)| ended(request, reason, detail)),
         Just(StatEvent::Pipeline(PipelineEvent::Rejected { reason: "overloaded" })),
     ]
 }

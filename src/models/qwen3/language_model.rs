@@ -61,6 +61,11 @@ impl<B: Backend> LanguageModel<B> {
         self.decoder.config()
     }
 
+    /// The embedding table, `[vocab, hidden]`; clones share its memory.
+    pub fn embedding(&self) -> &B::Matrix {
+        &self.embedding
+    }
+
     /// A KV cache of `blocks` blocks of [`BLOCK_SIZE`](crate::tensor::BLOCK_SIZE) tokens.
     pub fn new_cache(&self, blocks: usize) -> Result<B::Cache, DeviceError> {
         self.backend.cache(self.config().kv_shape(), blocks)

@@ -7,6 +7,7 @@
 mod attention;
 pub mod config;
 mod decoder;
+mod embedded;
 mod feed_forward;
 mod language_model;
 pub mod taps;
@@ -16,6 +17,8 @@ mod workspace;
 
 pub use config::{DecoderConfig, FeedForwardConfig, TextConfig};
 pub use decoder::Decoder;
+pub use embedded::EmbeddedDecoder;
 pub use language_model::{LanguageModel, Names};
 pub use taps::{TapPoint, Taps};
+pub(crate) use workspace::Loader;
 pub use workspace::Workspace;

@@ -82,6 +82,11 @@ impl<B: Backend> Workspace<B> {
     pub fn logits(&mut self) -> Result<&[f32], DeviceError> {
         self.backend.read(&self.logits, self.logit_elements, &mut self.staging)
     }
+
+    /// The final-norm states of the rows whose logits were wanted, `[logit_rows, hidden]`.
+    pub fn logit_states(&self) -> &B::Buffer {
+        &self.logit_states
+    }
 }
 
 impl<B: Backend> FeedForwardSpace<B> {

@@ -84,6 +84,8 @@ pub struct ThinkerTokens {
 pub struct TalkerConfig {
     /// Its decoder.
     pub decoder: DecoderConfig,
+    /// The longest sequence that it was made for.
+    pub max_position_embeddings: usize,
     /// Width of the two projections from the thinker: `text_config.intermediate_size`.
     pub projection_size: usize,
     /// Width of the thinker's hidden states.
@@ -175,7 +177,11 @@ impl OmniConfig {
         let thinker = document.thinker()?;
         let audio = root.get("enable_audio_output").and_then(Value::as_bool).unwrap_or(true);
         let (talker, code2wav) = match audio && root.get("talker_config").is_some() {
-            true => (Some(document.talker(&thinker)?), Some(document.code2wav()?)),
+            true => {
+                let talker = document.talker(&thinker)?;
+                let code2wav = document.code2wav(&talker)?;
+                (Some(talker), Some(code2wav))
+            }
             false => (None, None),
         };
         Ok(Self { tokens: document.part("")?, thinker, talker, code2wav })
@@ -238,6 +244,13 @@ impl Document<'_> {
             );
             return Err(self.error("talker_config.accept_hidden_layer", &cause));
         }
+        let decoder = text.decoder(self.file, TEXT)?;
+        let code_predictor = predictor.decoder(self.file, PREDICTOR)?;
+        if code_predictor.hidden_size != decoder.hidden_size {
+            let cause =
+                format!("is {} where the talker's is {}", code_predictor.hidden_size, decoder.hidden_size);
+            return Err(self.error(&format!("{PREDICTOR}.hidden_size"), &cause));
+        }
         let speakers = fields
             .speaker_id
             .into_iter()
@@ -247,19 +260,55 @@ impl Document<'_> {
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(TalkerConfig {
-            decoder: text.decoder(self.file, TEXT)?,
+            decoder,
+            max_position_embeddings: text.max_position_embeddings,
             projection_size: text.intermediate_size,
             thinker_hidden_size: fields.thinker_hidden_size,
             accept_hidden_layer: fields.accept_hidden_layer,
             num_code_groups: fields.num_code_groups,
             tokens: self.part("talker_config")?,
             speakers,
-            code_predictor: predictor.decoder(self.file, PREDICTOR)?,
+            code_predictor,
         })
     }
 
-    fn code2wav(&self) -> Result<Code2WavConfig, LoadError> {
-        self.part("code2wav_config")
+    fn code2wav(&self, talker: &TalkerConfig) -> Result<Code2WavConfig, LoadError> {
+        let config: Code2WavConfig = self.part("code2wav_config")?;
+        let wrong = |field: &str, cause: &str| self.error(&format!("code2wav_config.{field}"), cause);
+        for (field, value) in [
+            ("hidden_size", config.hidden_size),
+            ("num_attention_heads", config.num_attention_heads),
+            ("num_key_value_heads", config.num_key_value_heads),
+            ("intermediate_size", config.intermediate_size),
+            ("codebook_size", config.codebook_size),
+            ("num_quantizers", config.num_quantizers),
+            ("sliding_window", config.sliding_window),
+        ] {
+            if value == 0 {
+                return Err(wrong(field, "is 0"));
+            }
+        }
+        if !config.hidden_size.is_multiple_of(2 * config.num_attention_heads) {
+            return Err(wrong("hidden_size", "does not give its heads an even width"));
+        }
+        if !config.num_attention_heads.is_multiple_of(config.num_key_value_heads) {
+            return Err(wrong("num_key_value_heads", "does not divide num_attention_heads"));
+        }
+        if config.upsample_rates.contains(&0) || config.upsampling_ratios.contains(&0) {
+            return Err(wrong("upsample_rates", "or upsampling_ratios holds a 0"));
+        }
+        let halvings = 1usize.checked_shl(config.upsample_rates.len() as u32).unwrap_or(0);
+        if config.decoder_dim == 0 || halvings == 0 || !config.decoder_dim.is_multiple_of(halvings) {
+            return Err(wrong("decoder_dim", "cannot be halved once for each of upsample_rates"));
+        }
+        if config.num_quantizers != talker.num_code_groups {
+            let cause = format!(
+                "is {} where talker_config.num_code_groups is {}",
+                config.num_quantizers, talker.num_code_groups
+            );
+            return Err(wrong("num_quantizers", &cause));
+        }
+        Ok(config)
     }
 }
 
@@ -313,6 +362,30 @@ mod tests {
     fn without_audio_output_there_is_no_talker() {
         let config = changed(|root| root["enable_audio_output"] = Value::from(false)).unwrap();
         assert!(config.talker.is_none() && config.code2wav.is_none());
+    }
+
+    #[test]
+    fn a_vocoder_that_cannot_be_is_refused_by_field() {
+        for (field, value, part) in [
+            ("num_attention_heads", serde_json::json!(0), "is 0"),
+            ("num_attention_heads", serde_json::json!(128), "even width"),
+            ("num_key_value_heads", serde_json::json!(3), "does not divide"),
+            ("upsample_rates", serde_json::json!([8, 0]), "holds a 0"),
+            ("decoder_dim", serde_json::json!(24), "halved"),
+            ("num_quantizers", serde_json::json!(5), "num_code_groups"),
+        ] {
+            let error = changed(|root| root["code2wav_config"][field] = value).unwrap_err().to_string();
+            assert!(error.contains("code2wav_config.") && error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_code_predictor_of_another_width_is_refused() {
+        let error = changed(|root| {
+            root["talker_config"]["code_predictor_config"]["hidden_size"] = Value::from(64);
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("code_predictor_config.hidden_size is 64"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::spoken::SpokenTokens;
 use crate::engine::{
     Draw, FinishReason, SampleError, SampledLogprobs, Sampler, SamplingParams, TokenHistory,
 };
@@ -26,6 +27,16 @@ pub(super) struct Generation {
     /// At most this many tokens are generated: the request's own bound, or what the model's length leaves.
     max_tokens: usize,
     eos_ids: Arc<[u32]>,
+    /// What goes on to the next stage; `None` if the request ends here.
+    spoken: Option<SpokenTokens>,
+}
+
+/// A token that was chosen, and what comes of it.
+pub(super) struct Step {
+    /// For the client.
+    pub(super) delta: TextDelta,
+    /// Tokens that the next stage is to speak.
+    pub(super) spoken: Vec<u32>,
 }
 
 /// What a [`Generation`] starts from.
@@ -38,11 +49,13 @@ pub(super) struct Start {
     pub(super) prompt: Arc<Prompt>,
     pub(super) params: Arc<SamplingParams>,
     pub(super) eos_ids: Arc<[u32]>,
+    /// Whether the answer is spoken.
+    pub(super) spoken: bool,
 }
 
 impl Generation {
     pub(super) fn new(start: Start, tokenizer: &Arc<Tokenizer>) -> Self {
-        let Start { request, choice, seed, room, prompt, params, eos_ids } = start;
+        let Start { request, choice, seed, room, prompt, params, eos_ids, spoken } = start;
         Self {
             request,
             choice,
@@ -54,6 +67,7 @@ impl Generation {
             prompt,
             params,
             eos_ids,
+            spoken: spoken.then(SpokenTokens::default),
         }
     }
 
@@ -69,7 +83,7 @@ impl Generation {
         logits: &mut [f32],
         tokenizer: &Tokenizer,
         stage: StageId,
-    ) -> Result<TextDelta, SampleError> {
+    ) -> Result<Step, SampleError> {
         let draw = Draw {
             seed: self.seed,
             stage: stage.0,
@@ -82,7 +96,26 @@ impl Generation {
         self.history.push(sampled.id);
         let (text, finish) = self.take(sampled.id);
         let logprobs = sampled.logprobs.iter().map(|found| logprobs(sampled.id, found, tokenizer)).collect();
-        Ok(TextDelta { choice: self.choice, text, token_ids: vec![sampled.id], logprobs, finish })
+        let spoken = self.speak(sampled.id, &text, finish.as_ref(), tokenizer);
+        let delta = TextDelta { choice: self.choice, text, token_ids: vec![sampled.id], logprobs, finish };
+        Ok(Step { delta, spoken })
+    }
+
+    /// The tokens that are to be spoken from now on.
+    fn speak(
+        &mut self,
+        token: u32,
+        text: &str,
+        finish: Option<&ChoiceFinish>,
+        tokenizer: &Tokenizer,
+    ) -> Vec<u32> {
+        let Some(spoken) = &mut self.spoken else { return Vec::new() };
+        let mut tokens = spoken.push(token, tokenizer.token_bytes(token).len(), text.len());
+        if let Some(finish) = finish {
+            let cut = matches!(finish.stop_reason, Some(StopReason::Text(_)));
+            tokens.extend(spoken.finish(cut));
+        }
+        tokens
     }
 
     /// The text that a token makes certain, and whether it is the last one.

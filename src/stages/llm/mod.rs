@@ -6,27 +6,27 @@
 
 mod generation;
 mod model;
-mod statistics;
+mod spoken;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use model::{ModelRunner, StepModel};
 
-use self::generation::{Generation, Start};
-use self::statistics::EngineStatistics;
+use self::generation::{Generation, Start, Step};
 use crate::engine::{
     BlockPool, FinishReason, Sampler, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey,
 };
 use crate::ids::{RequestId, StageId};
 use crate::metrics::ReplicaStats;
+use crate::stages::engine_statistics::EngineStatistics;
 use crate::stages::{
     Output, Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput, StageRequest,
     Ticket,
 };
 use crate::tensor::StepBatch;
 use crate::text::Tokenizer;
-use crate::transport::Chunk;
+use crate::transport::{Chunk, Payload};
 
 /// How an [`LlmStage`] works.
 #[derive(Debug, Clone)]
@@ -168,8 +168,8 @@ impl<M: StepModel> LlmStage<M> {
             };
             let id = generation.request;
             let sampled = generation.sample(&mut self.sampler, logits, &self.tokenizer, self.settings.stage);
-            let delta = match sampled {
-                Ok(delta) => delta,
+            let Step { delta, spoken } = match sampled {
+                Ok(step) => step,
                 Err(error) => {
                     self.failed.push((id, StageError::Failed(error.to_string())));
                     continue;
@@ -184,6 +184,10 @@ impl<M: StepModel> LlmStage<M> {
             }
             let event = StageEvent::Client(Output::Text(delta));
             self.outputs.push(StageOutput { request: id, event });
+            if !spoken.is_empty() {
+                self.outputs
+                    .push(StageOutput { request: id, event: StageEvent::Next(Payload::Tokens(spoken)) });
+            }
         }
         Ok(())
     }
@@ -227,6 +231,10 @@ impl<M: StepModel> Stage for LlmStage<M> {
             return Err(StageError::Protocol("a language model takes its input as a prompt".into()));
         };
         self.check(prompt)?;
+        request
+            .sampling
+            .validate(self.model.vocabulary_size())
+            .map_err(|error| StageError::InvalidInput(error.to_string()))?;
         let room = self.settings.max_model_len - prompt.token_ids.len();
         let params = Arc::new(request.sampling.clone());
         let mut sequences = Vec::new();
@@ -241,6 +249,7 @@ impl<M: StepModel> Stage for LlmStage<M> {
                 prompt: prompt.clone(),
                 params: params.clone(),
                 eos_ids: self.eos_ids.clone(),
+                spoken: request.to_next,
             };
             let generation = Generation::new(start, &self.tokenizer);
             self.generations.insert(key, generation);
@@ -309,3 +318,6 @@ fn seed_of(server: u64, request: RequestId) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,7 +172,7 @@ unsafe impl Send for Output {}
 unsafe impl Sync for Output {}
 
 /// An element type that vectors can be loaded from.
-trait Lanes: Element {
+pub(super) trait Lanes: Element {
     /// Reads `S::LANES` elements.
     unsafe fn load<S: Simd>(from: *const Self) -> S::Vector;
     /// Reads `count < S::LANES` elements; the other lanes are 0.

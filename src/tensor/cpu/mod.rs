@@ -5,8 +5,10 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod convolution;
 mod device;
 mod elementwise;
+mod input_rows;
 mod isa;
 mod matmul;
 mod memory;
@@ -17,6 +19,7 @@ mod simd;
 #[cfg(test)]
 mod tests;
 
+pub use convolution::{CpuDepthwise, CpuKernel, CpuSnake};
 pub use device::Cpu;
 pub use isa::{ISA_VARIABLE, Isa};
 pub use memory::{CpuBatch, CpuBuffer, CpuCache, CpuExperts, CpuMatrix, CpuRouting, CpuVector};

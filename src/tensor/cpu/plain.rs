@@ -473,7 +473,7 @@ fn normalize(x: &mut [f32], gain: &[f32], eps: f32) {
 }
 
 /// Turns the pairs (first half, second half) of a head by the angles whose cosines and sines are given.
-fn rotate(head: &mut [f32], table: &[f32]) {
+pub(super) fn rotate(head: &mut [f32], table: &[f32]) {
     let pairs = head.len() / 2;
     let (first, second) = head.split_at_mut(pairs);
     let (cosines, sines) = table.split_at(pairs);
@@ -483,7 +483,7 @@ fn rotate(head: &mut [f32], table: &[f32]) {
 }
 
 /// Softmax, in place.
-fn softmax(scores: &mut [f32]) {
+pub(super) fn softmax(scores: &mut [f32]) {
     let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;
     for score in scores.iter_mut() {

@@ -1,4 +1,4 @@
-//! What a text-generating stage counts (reference: the field's engine statistics, with arrival at the HTTP layer).
+//! What an autoregressive stage counts: the field's engine statistics, with arrival at the HTTP layer.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -37,7 +37,7 @@ struct Times {
 }
 
 impl EngineStatistics {
-    /// A request came.
+    /// A request came, with so many rows in its prompt.
     pub(super) fn queued(&mut self, request: &StageRequest, prompt_tokens: usize) {
         let choices = request.choices as usize;
         let times = Times {

@@ -1,0 +1,20 @@
+//! The server seen from outside: requests over sockets, the page of `/metrics`, exit statuses and standard error.
+//!
+//! Most tests run the program itself. Those that must look at what the actors hold run a server in this process.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says so when it fails")]
+
+mod checkpoint_copy;
+mod client;
+mod client_requests;
+mod demo;
+mod disconnects;
+#[path = "../compare/sets.rs"]
+mod golden_sets;
+mod goldens_over_http;
+mod metrics_page;
+mod page;
+mod server;
+mod shutdown;
+mod speech;
+mod startup;

@@ -1,0 +1,155 @@
+//! Servers to be tested: the program as a process of its own, and the same server within this process.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use omni_actors::actors::messages::Held;
+use omni_actors::actors::runtime::Runtime;
+use omni_actors::cli::{Cli, Command as Subcommand};
+use omni_actors::server::RunningServer;
+use tokio::sync::oneshot;
+
+/// What stands before the address in the log.
+const READY: &str = "listening on http://";
+/// A server that has not started, or not ended, after this long has failed the test.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// `omni-actors serve …` that has not said where it listens.
+fn spawn(arguments: &[&str], environment: &[(&str, &str)]) -> (Child, BufReader<ChildStderr>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_omni-actors"));
+    command.arg("serve").args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
+    for variable in ["RUST_LOG", "OMNI_API_KEY", "OMNI_CPU_ISA"] {
+        command.env_remove(variable);
+    }
+    let mut child = command.envs(environment.iter().copied()).spawn().expect("the program can be run");
+    let stderr = child.stderr.take().expect("standard error is a pipe");
+    (child, BufReader::new(stderr))
+}
+
+/// Waits until a process ends; kills it if it does not.
+fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let until = Instant::now() + patience;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().expect("the process can be waited for") {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("the process can be killed");
+    child.wait().expect("the process can be waited for");
+    None
+}
+
+/// Runs `omni-actors serve …`, which must end by itself with a failure. Returns its exit status and the lines that it
+/// wrote to standard error.
+pub(crate) fn serve_in_vain(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, Vec<String>) {
+    let (mut child, stderr) = spawn(arguments, environment);
+    let lines = thread::spawn(move || stderr.lines().map_while(Result::ok).collect());
+    let status = wait(&mut child, PATIENCE);
+    let lines: Vec<String> = lines.join().expect("the lines are read");
+    let status = status.unwrap_or_else(|| panic!("the server goes on: {lines:#?}"));
+    (status.code(), lines)
+}
+
+/// The program, serving. Dropping it kills it.
+pub(crate) struct ServerProcess {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// What it wrote to standard error until it listened.
+    pub(crate) startup_log: Vec<String>,
+    /// The process.
+    child: Child,
+}
+
+impl ServerProcess {
+    /// Starts `omni-actors serve --port 0 …` and waits until it listens.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let (child, mut stderr) = spawn(&[&["--port", "0"], arguments].concat(), &[]);
+        let mut startup_log = Vec::new();
+        let address = loop {
+            let mut line = String::new();
+            let count = stderr.read_line(&mut line).expect("standard error can be read");
+            assert!(count > 0, "the server ended before it listened: {startup_log:#?}");
+            let address = line.split(READY).nth(1).and_then(|rest| rest.split_whitespace().next());
+            let address = address.map(|address| address.parse().expect("an address"));
+            startup_log.push(line);
+            if let Some(address) = address {
+                break address;
+            }
+        };
+        // A pipe that nobody reads fills up and blocks the server.
+        thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(drop));
+        Self { address, startup_log, child }
+    }
+
+    /// Sends it a signal, by name without `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -s {name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+    }
+
+    /// Waits until it ends; none if it does not within this time.
+    pub(crate) fn exit_status(mut self, patience: Duration) -> Option<ExitStatus> {
+        wait(&mut self.child, patience)
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        // Fails for one that has ended, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The server on a thread of this process, so that a test can ask its actors what they hold. Dropping it stops it.
+pub(crate) struct ServerThread {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// Its actors.
+    runtime: Runtime,
+    /// Dropped, it stops the server.
+    stop: Option<oneshot::Sender<()>>,
+    /// Ends when the server has ended.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ServerThread {
+    /// Starts what `omni-actors serve --port 0 …` would serve.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let line = [&["omni-actors", "serve", "--port", "0"], arguments].concat();
+        let Subcommand::Serve(arguments) = Cli::try_parse_from(line).expect("a command line").command;
+        let (started, start) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::spawn(move || {
+            actix_rt::System::new().block_on(async move {
+                let server = RunningServer::start(&arguments).await.expect("the server starts");
+                started.send((server.address, server.runtime.clone())).expect("the test waits for it");
+                let _ = stopped.await;
+                server.stop().await;
+            });
+        });
+        let (address, runtime) = start.recv_timeout(PATIENCE).expect("the server starts");
+        Self { address, runtime, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// What its actors hold of requests.
+    pub(crate) fn held(&self) -> Held {
+        let executor = tokio::runtime::Builder::new_current_thread().build().expect("an executor");
+        executor.block_on(self.runtime.held()).expect("the orchestrator is there")
+    }
+}
+
+impl Drop for ServerThread {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
