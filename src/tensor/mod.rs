@@ -10,6 +10,7 @@ pub mod backend;
 pub mod batch;
 pub mod convolution;
 pub mod cpu;
+pub mod cuda;
 pub mod error;
 pub mod input_rows;
 pub mod weights;
