@@ -68,7 +68,7 @@ enum Kind {
 impl Kind {
     /// Every second answer is spoken.
     fn mixed(request: usize) -> Self {
-        if request % 2 == 0 { Self::Written } else { Self::Spoken }
+        if request.is_multiple_of(2) { Self::Written } else { Self::Spoken }
     }
 }
 
