@@ -156,7 +156,7 @@ fn preemption_and_company_do_not_change_what_is_spoken_whenever_words_come() {
     for step in 0..400 {
         for (id, said) in (0u64..).zip(&mut said) {
             let words = words_of(id);
-            if *said > words.len() || (step + id as usize) % 3 != 0 {
+            if *said > words.len() || !(step + id as usize).is_multiple_of(3) {
                 continue;
             }
             match words.get(*said) {
