@@ -175,6 +175,27 @@ fn preemption_and_company_do_not_change_what_is_spoken_whenever_words_come() {
 }
 
 #[test]
+fn a_speech_that_is_preempted_while_it_waits_for_a_word_speaks_no_frame_twice() {
+    let models = models();
+    let [old, young] = [(0, 2), (1, 14)].map(|(id, words)| request(&models, id, words, sampled()));
+    // Two blocks are for the younger one, which soon waits; the older one comes to need three.
+    let mut crowded = stage(&models, 4, SchedulerConfig { max_num_batched_tokens: 64, max_num_seqs: 2 });
+    let mut outputs = Vec::new();
+    crowded.add(old.clone()).unwrap();
+    crowded.add(young.clone()).unwrap();
+    say_all(&mut crowded, 0);
+    let words = words_of(1);
+    feed(&mut crowded, 1, Payload::Tokens(words[..2].to_vec()), false);
+    while turn(&mut crowded, &mut outputs) {}
+    assert_eq!((crowded.scheduler.preemptions(), crowded.scheduler.num_deferred()), (1, 1));
+    feed(&mut crowded, 1, Payload::Tokens(words[2..].to_vec()), true);
+    outputs.extend(run(&mut crowded));
+    for request in [&old, &young] {
+        assert_eq!(codes_of(&outputs, request.id.0), alone(&models, request), "request {}", request.id);
+    }
+}
+
+#[test]
 fn more_requests_than_may_run_take_turns() {
     let models = models();
     let mut crowded = stage(&models, 64, SchedulerConfig { max_num_batched_tokens: 64, max_num_seqs: 2 });
