@@ -14,7 +14,7 @@ fn sources(directory: &str) -> Vec<PathBuf> {
             left.extend(
                 fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry").path()),
             );
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
             found.push(path);
         }
     }
@@ -22,7 +22,7 @@ fn sources(directory: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Lines below `directory` that contain one of the words, comments left out.
+/// Lines below `directory` that contain one of the words; comments and tests in files of their own are left out.
 fn mentions(directory: &str, words: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for path in sources(directory) {

@@ -3,6 +3,7 @@
 pub mod messages;
 pub mod metrics;
 pub mod orchestrator;
+mod outbox;
 pub mod pool;
 pub mod replica;
 pub mod runtime;

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix::Recipient;
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
@@ -17,6 +17,7 @@ use crate::actors::messages::{
     ExitCause, Job, RequestEvent, StageDone, StageOutcome, StageStarted, Unavailable, WorkerExited,
     WorkerReady,
 };
+use crate::actors::outbox::Outbox;
 use crate::engine::FinishReason;
 use crate::ids::{ReplicaKey, RequestId, StageId};
 use crate::metrics::{ReplicaReporter, StatsPort, StatsSender, TransferSample};
@@ -24,7 +25,7 @@ use crate::stages::{
     Poll, Readiness, Stage, StageError, StageEvent, StageFactory, StageInput, StageOutput, Ticket,
 };
 use crate::transport::edge::edge;
-use crate::transport::{Arrival, Chunk, Connector, EdgeError, EdgeReceiver, EdgeSender, Parcel, Payload};
+use crate::transport::{Arrival, Chunk, Connector, EdgeReceiver, EdgeSender, Payload};
 
 /// Chunks that may wait at a replica before the stages that feed it are held up.
 const CHUNK_CREDITS: usize = 1024;
@@ -32,8 +33,6 @@ const CHUNK_CREDITS: usize = 1024;
 const MAX_OUTBOX: usize = 64;
 /// Messages taken between two steps, so that a flood of them does not keep the stage from stepping.
 const MESSAGES_PER_TURN: usize = 256;
-/// A request whose chunk the next stage does not take for this long is given up.
-const CHUNK_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a worker reports to.
 #[derive(Clone)]
@@ -90,16 +89,6 @@ struct Held {
     finished: Option<FinishReason>,
 }
 
-/// A chunk that the next stage has not taken yet.
-struct Outgoing {
-    request: RequestId,
-    /// No further chunk of the request follows.
-    last: bool,
-    edge: EdgeSender,
-    parcel: Parcel,
-    since: Instant,
-}
-
 /// What comes in.
 struct Inbox {
     control: Receiver<Control>,
@@ -116,8 +105,8 @@ struct Worker {
     jobs: HashMap<RequestId, Held>,
     /// Steps launched and not complete, oldest first.
     in_flight: VecDeque<Ticket>,
-    /// Chunks in the order in which they were made. While there are any, no step is launched.
-    outbox: VecDeque<Outgoing>,
+    /// Chunks that the next stage has not taken yet.
+    outbox: Outbox,
     /// Scratch for the outputs of a step.
     outputs: Vec<StageOutput>,
     /// Chunks that arrived since the last report, if statistics are on.
@@ -228,7 +217,7 @@ impl Worker {
             reporter,
             jobs: HashMap::new(),
             in_flight: VecDeque::new(),
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             outputs: Vec::new(),
             transfers: Vec::new(),
             seen_removals: 0,
@@ -407,7 +396,7 @@ impl Worker {
         held.next_sequence += 1;
         match edge.pack(self.key.stage, chunk) {
             Ok(parcel) => {
-                self.outbox.push_back(Outgoing { request: id, last, edge, parcel, since: Instant::now() });
+                self.outbox.push(id, last, edge, parcel);
                 self.flush_outbox();
             }
             Err(error) => {
@@ -417,45 +406,19 @@ impl Worker {
         }
     }
 
-    /// Sends what the replicas of the next stage take, in order for each of them. A finished request is done with its
-    /// last chunk.
+    /// Sends what the next stage takes. A finished request is done with its last chunk; one whose chunk is not taken
+    /// in time fails.
     fn flush_outbox(&mut self) {
-        let mut full: Vec<EdgeSender> = Vec::new();
-        for _ in 0..self.outbox.len() {
-            let Some(Outgoing { request, last, edge, parcel, since }) = self.outbox.pop_front() else {
-                break;
-            };
-            if full.iter().any(|full| full.is_same(&edge)) {
-                self.outbox.push_back(Outgoing { request, last, edge, parcel, since });
-                continue;
-            }
-            match edge.send(parcel) {
-                // If the next replica is gone, the orchestrator fails the request.
-                Ok(()) | Err(EdgeError::Closed) => {
-                    let finished = self.jobs.get(&request).and_then(|held| held.finished).filter(|_| last);
-                    if let Some(reason) = finished {
-                        self.let_go(request, StageOutcome::Finished(reason));
-                    }
-                }
-                Err(EdgeError::Full(parcel)) => {
-                    full.push(edge.clone());
-                    self.outbox.push_back(Outgoing { request, last, edge, parcel: *parcel, since });
-                }
+        for id in self.outbox.flush() {
+            if let Some(reason) = self.jobs.get(&id).and_then(|held| held.finished) {
+                self.let_go(id, StageOutcome::Finished(reason));
             }
         }
-        self.give_up_overdue();
-    }
-
-    /// Fails requests whose chunk the next stage has not taken in time.
-    fn give_up_overdue(&mut self) {
-        let overdue = |outgoing: &Outgoing| outgoing.since.elapsed() > CHUNK_DEADLINE;
-        while let Some(request) =
-            self.outbox.iter().find(|outgoing| overdue(outgoing)).map(|late| late.request)
-        {
-            self.stage.remove(request);
-            self.outbox.retain(|outgoing| outgoing.request != request);
+        while let Some(id) = self.outbox.overdue() {
+            self.stage.remove(id);
+            self.outbox.forget(id);
             let error = StageError::Protocol("the next stage takes no more chunks".into());
-            self.let_go(request, StageOutcome::Failed(error));
+            self.let_go(id, StageOutcome::Failed(error));
         }
     }
 
@@ -464,7 +427,7 @@ impl Worker {
         if self.jobs.remove(&id).is_none() {
             return;
         }
-        self.outbox.retain(|outgoing| outgoing.request != id);
+        self.outbox.forget(id);
         self.shared.jobs.fetch_sub(1, Ordering::Release);
         self.reporter.changed();
         self.reports.done.do_send(StageDone { request: id, replica: self.key, outcome });
@@ -479,9 +442,7 @@ impl Worker {
         if self.stage.room() > 0 {
             select.recv(self.inbox.chunks.channel());
         }
-        for outgoing in &self.outbox {
-            select.send(outgoing.edge.channel());
-            let given_up = outgoing.since + CHUNK_DEADLINE;
+        if let Some(given_up) = self.outbox.wait_for_room(&mut select) {
             deadline = Some(deadline.map_or(given_up, |due| due.min(given_up)));
         }
         match deadline {

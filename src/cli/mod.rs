@@ -6,7 +6,7 @@ mod serve;
 use clap::{Parser, Subcommand};
 
 pub use logging::{LogFormat, LogLevel};
-pub use serve::{AudioDeltaArg, ConnectorArg, DtypeArg, LoadFormat, ServeArgs};
+pub use serve::{AudioDeltaArg, ConnectorArg, DtypeArg, LoadFormat, ModalityArg, ServeArgs};
 
 /// Serves any-to-any models as a pipeline of actors.
 #[derive(Debug, Parser)]

@@ -32,6 +32,9 @@ pub struct ServeArgs {
     /// The most tokens of prompt and answer together; by default what the model was made for.
     #[arg(long, value_name = "TOKENS")]
     pub max_model_len: Option<usize>,
+    /// The kinds of output that a request gets which asks for none in particular.
+    #[arg(long, value_enum, num_args = 1.., default_value = "text", value_name = "KIND")]
+    pub default_modalities: Vec<ModalityArg>,
     /// Replicas of each stage.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
     pub num_replicas: u16,
@@ -81,6 +84,15 @@ pub enum DtypeArg {
     Float32,
     /// Brain floats.
     Bfloat16,
+}
+
+/// Values of `--default-modalities`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ModalityArg {
+    /// Text.
+    Text,
+    /// Speech.
+    Audio,
 }
 
 /// Values of `--connector`.

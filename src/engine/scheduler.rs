@@ -4,7 +4,8 @@
 //! `computed` lie in the KV cache. Each step gives every running sequence its missing tokens, as far as the budget
 //! reaches: one for a sequence in decode, a chunk for one in prefill. What is left of the budget admits waiting
 //! sequences, first come first served within a priority. When blocks run out, the youngest running sequence is
-//! preempted: its blocks are freed, and it waits to be computed again from its tokens.
+//! preempted: its blocks are freed, and it waits to be computed again from its tokens, once it has one that was not
+//! computed before.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -218,11 +219,15 @@ impl Scheduler {
         Some(span_of(entry, len))
     }
 
+    /// Takes a sequence's blocks away. One that has all its tokens computed is waiting for input: it is deferred until
+    /// more comes, for computing it again now would sample a second time what was sampled at its end before.
     fn preempt(&mut self, rank: Rank) {
         self.running.remove(&rank);
-        self.waiting.insert(rank);
         self.preemptions += 1;
         if let Some(entry) = self.entries.get_mut(&rank.2) {
+            if entry.computed < entry.available {
+                self.waiting.insert(rank);
+            }
             self.pool.release(&mut entry.blocks);
             entry.computed = 0;
             entry.preemptions += 1;
@@ -306,6 +311,21 @@ mod tests {
         scheduler.extend(fed_later, 4);
         assert_eq!(plan(&mut scheduler), [(0, 0, 4)]);
         assert_eq!(scheduler.num_deferred(), 0);
+    }
+
+    #[test]
+    fn a_sequence_that_is_preempted_while_it_waits_for_input_is_computed_again_when_there_is_some() {
+        let mut scheduler = scheduler(100, 4, 2);
+        let old = scheduler.add(BLOCK_SIZE, 0);
+        let fed_later = scheduler.add(BLOCK_SIZE, 0);
+        assert_eq!(plan(&mut scheduler).len(), 2);
+        scheduler.extend(old, 1);
+        assert_eq!(plan(&mut scheduler), [(old.0, BLOCK_SIZE, 1)]);
+        assert_eq!((scheduler.num_deferred(), scheduler.preemptions()), (1, 1));
+        scheduler.remove(old);
+        assert_eq!(plan(&mut scheduler), [], "nothing of it is new");
+        scheduler.extend(fed_later, 1);
+        assert_eq!(plan(&mut scheduler), [(fed_later.0, 0, BLOCK_SIZE + 1)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::http::sampling_fields::{SAMPLING_FIELDS, SamplingOverrides};
 use crate::http::speech_account::Delivery;
 use crate::http::state::{AppState, PipelineShape, ServedModel};
 use crate::http::subtalker_fields::{SUBTALKER_FIELDS, SubtalkerOverrides};
+use crate::stages::Modality;
 
 /// The fields that [`GenerationFields::read`] understands, beside [`SAMPLING_FIELDS`].
 pub const GENERATION_FIELDS: &[&str] =
@@ -132,6 +133,12 @@ fn read_stages(
             entry.boolean("detokenize")?;
             // Only the thinker's tokens are those of the tokenizer; later stages have vocabularies of their own.
             let overrides = SamplingOverrides::read(&entry, vocab_size.filter(|_| stage == 0))?;
+            if shape.output != Some(Modality::Text)
+                && overrides.stop.as_ref().is_some_and(|it| !it.is_empty())
+            {
+                let message = format!("is for stages that make text, which `{}` does not", shape.name);
+                return Err(entry.unsupported("stop", message));
+            }
             Ok(SamplingOverrides { subtalker: SubtalkerOverrides::read(&entry, shape)?, ..overrides })
         })
         .collect()
@@ -140,7 +147,7 @@ fn read_stages(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::testing::unconnected_state;
+    use crate::http::testing::{speaking_state, unconnected_state};
     use serde_json::{Value, json};
 
     fn read(value: Value) -> Result<GenerationFields, ApiError> {
@@ -178,6 +185,20 @@ mod tests {
         );
         let error = read(json!({"sampling_params_list": [{}, {}, {}]})).unwrap_err();
         assert!(error.to_string().contains("has 3 entries"), "{error}");
+    }
+
+    #[test]
+    fn stop_strings_are_for_stages_that_make_text() {
+        let read = |entries: Value| {
+            let body = json!({"sampling_params_list": entries});
+            GenerationFields::read(&Fields::new(&body, "").unwrap(), &speaking_state())
+        };
+        let complaint = read(json!([{}, {"stop": ["."]}])).unwrap_err().to_string();
+        assert!(
+            complaint.contains("`sampling_params_list[1].stop` is for stages that make text"),
+            "{complaint}"
+        );
+        assert!(read(json!([{"stop": ["."]}, {"stop": [], "stop_token_ids": [2150]}])).is_ok());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use self::load::LoadedModel;
 use self::signals::EndSignals;
 use self::state::app_state;
 use crate::actors::runtime::{Runtime, RuntimeOptions};
-use crate::cli::ServeArgs;
+use crate::cli::{ModalityArg, ServeArgs};
 use crate::http;
 use crate::metrics::{MetricsError, OmniPrefix};
 
@@ -40,6 +40,9 @@ pub enum ServerError {
     /// An option of the metrics cannot be used.
     #[error("--metrics-omni-prefix: {0}")]
     Metrics(#[from] MetricsError),
+    /// `--default-modalities` names a kind that the model does not make.
+    #[error("--default-modalities: this model makes no {0:?} output")]
+    DefaultModality(ModalityArg),
     /// A stage did not come up.
     #[error("not every stage came up within {} s; the log says why", STAGE_START_DEADLINE.as_secs())]
     StagesDown,
@@ -69,6 +72,11 @@ impl RunningServer {
     pub async fn start(args: &ServeArgs) -> Result<Self, ServerError> {
         let started = Instant::now();
         let model = load_on_a_thread(args).await?;
+        for kind in &args.default_modalities {
+            if !model.pipeline.modalities().contains(&state::modality(*kind)) {
+                return Err(ServerError::DefaultModality(*kind));
+            }
+        }
         let mut names = args.served_model_name.clone();
         if names.is_empty() {
             names.push(model.default_name.clone());

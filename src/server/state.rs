@@ -12,7 +12,7 @@ use super::text_frontend::CheckpointText;
 use crate::actors::messages::Scrape;
 use crate::actors::metrics::MetricsActor;
 use crate::actors::runtime::Runtime;
-use crate::cli::ServeArgs;
+use crate::cli::{ModalityArg, ServeArgs};
 use crate::http::{
     ApiKeys, AppState, Limits, MetricsPage, MetricsText, OrchestratorPort, PipelineShape, ScrapeError,
     ServedModel, StageShape,
@@ -55,7 +55,7 @@ pub(super) fn app_state(
         pipeline: PipelineShape {
             stages: model.pipeline.stages.iter().map(stage).collect(),
             modalities: model.pipeline.modalities(),
-            default_modalities: vec![Modality::Text],
+            default_modalities: args.default_modalities.iter().map(|kind| modality(*kind)).collect(),
             voices: model.pipeline.voices.clone(),
         },
         metrics: Arc::new(ActorPage(runtime.metrics.clone())),
@@ -69,6 +69,13 @@ pub(super) fn app_state(
             template: model.template,
             vocabulary_size: u32::try_from(model.vocabulary_size).unwrap_or(u32::MAX),
         }),
+    }
+}
+
+pub(super) fn modality(kind: ModalityArg) -> Modality {
+    match kind {
+        ModalityArg::Text => Modality::Text,
+        ModalityArg::Audio => Modality::Audio,
     }
 }
 

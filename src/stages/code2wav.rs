@@ -160,13 +160,18 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
     }
 
     fn push(&mut self, chunk: Chunk) -> Result<(), StageError> {
-        let quantizers = self.quantizers();
+        let (quantizers, codebook) = (self.quantizers(), self.model.config().codebook_size);
         let Some(utterance) = self.utterances.get_mut(&chunk.request) else { return Ok(()) };
         match chunk.payload {
             Payload::End => {}
             Payload::Codes { groups, codes }
                 if groups as usize == quantizers && codes.len() % quantizers == 0 =>
             {
+                // Here it is one request that is wrong; in a step it would be all of them.
+                if let Some(code) = codes.iter().find(|code| **code as usize >= codebook) {
+                    let text = format!("code {code} is beyond a vocoder's codebooks of {codebook}");
+                    return Err(StageError::Protocol(text));
+                }
                 utterance.codes.extend(codes);
             }
             other => {
@@ -235,3 +240,6 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
         Ok(Poll::Complete)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,8 +98,8 @@ impl EngineStatistics {
     /// A request ended by itself.
     pub(super) fn finished(&mut self, id: RequestId, reason: FinishReason, preemptions: u64) {
         let Some(times) = self.times.remove(&id) else { return };
-        let last = times.last_token.iter().flatten().max().copied().unwrap_or(times.queued);
-        let scheduled = times.scheduled.unwrap_or(times.queued);
+        let last = times.last_token.iter().flatten().max().copied().unwrap_or_else(Instant::now);
+        let scheduled = times.scheduled.unwrap_or(last);
         let first = times.first_token.unwrap_or(last);
         self.finished.push(FinishedRequest {
             reason,
@@ -107,7 +107,8 @@ impl EngineStatistics {
             queue_seconds: seconds(times.queued, scheduled),
             prefill_seconds: seconds(scheduled, first),
             decode_seconds: seconds(first, last),
-            prompt_tokens: times.prompt_tokens,
+            // As in the totals, a prompt that was never computed does not count.
+            prompt_tokens: times.first_token.map_or(0, |_| times.prompt_tokens),
             cached_tokens: 0,
             generation_tokens: times.tokens.iter().sum(),
             max_generation_tokens: times.tokens.iter().copied().max().unwrap_or(0),

@@ -27,6 +27,8 @@ pub struct Detokenizer {
     include_stop: bool,
     /// Tokens so far.
     tokens: u32,
+    /// Bytes of all characters so far, those that are held back included.
+    characters: usize,
     /// Bytes that do not make a character yet; at most three, once a push is done.
     incomplete: Vec<u8>,
     /// Text that may be the beginning of a stop string.
@@ -54,6 +56,7 @@ impl Detokenizer {
             min_tokens: params.min_tokens,
             include_stop: params.include_stop_str_in_output,
             tokens: 0,
+            characters: 0,
             incomplete: Vec::new(),
             held: String::new(),
             ended: false,
@@ -67,7 +70,15 @@ impl Detokenizer {
             self.incomplete.extend_from_slice(self.tokenizer.token_bytes(id));
         }
         let characters = take_characters(&mut self.incomplete);
+        self.characters += characters.len();
         self.give_out(&characters)
+    }
+
+    /// Where the text of the newest token ends, in bytes from the beginning, whether or not it was given out. Tokens
+    /// that are left out of the text have none; the bytes of a character that is not complete lie beyond what can
+    /// have been given out.
+    pub fn text_end(&self) -> usize {
+        self.characters + self.incomplete.len()
     }
 
     /// Ends the text: gives out what was held back. A character that stayed incomplete becomes U+FFFD.
@@ -164,6 +175,39 @@ mod tests {
         let found =
             |string: &String| text.find(string.as_str()).map(|at| (at, at + string.len(), string.clone()));
         stop.iter().filter_map(found).min_by_key(|(begin, end, _)| (*end, *begin))
+    }
+
+    #[test]
+    fn tokens_that_are_left_out_do_not_move_the_end_of_the_text() {
+        let tokenizer = tokenizer();
+        let special = tokenizer.token_id("<|im_start|>").unwrap();
+        for skip_special_tokens in [true, false] {
+            let params = SamplingParams { skip_special_tokens, ..SamplingParams::default() };
+            let mut detokenizer = Detokenizer::new(tokenizer.clone(), &params);
+            let mut given_out = 0;
+            for id in tokenizer.encode("ab").unwrap().into_iter().chain([special, special]) {
+                given_out += detokenizer.push(id).text.len();
+                assert_eq!(detokenizer.text_end(), given_out);
+            }
+        }
+    }
+
+    #[test]
+    fn the_text_of_a_token_within_a_character_ends_beyond_what_was_given_out() {
+        let tokenizer = tokenizer();
+        let mut detokenizer = Detokenizer::new(tokenizer.clone(), &SamplingParams::default());
+        let ids = tokenizer.encode("\u{1F600}!").unwrap();
+        assert!(ids.len() > 2, "a character of several tokens");
+        let ends: Vec<(usize, usize)> = ids
+            .iter()
+            .scan(0, |given_out, id| {
+                *given_out += detokenizer.push(*id).text.len();
+                Some((detokenizer.text_end(), *given_out))
+            })
+            .collect();
+        let (last, before) = ends.split_last().unwrap();
+        assert_eq!(*last, (5, 5));
+        assert!(before.iter().all(|(end, given_out)| end > given_out || *end == 4), "{ends:?}");
     }
 
     #[test]

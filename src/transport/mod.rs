@@ -1,5 +1,7 @@
 //! Edges between stages: how chunks travel from replica to replica.
 
+#![deny(clippy::indexing_slicing)]
+
 pub mod edge;
 pub mod payload;
 pub mod wire;

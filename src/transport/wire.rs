@@ -3,8 +3,6 @@
 //! The header is bounded and says how long every part of the content is, so that a damaged message is an error and
 //! never a large allocation. Both ends have the same byte order: it is part of the magic number.
 
-#![deny(clippy::indexing_slicing)]
-
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use half::bf16;
 use serde::{Deserialize, Serialize};

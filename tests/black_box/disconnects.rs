@@ -17,6 +17,8 @@ const REQUESTS: usize = 200;
 const CONCURRENCY: usize = 16;
 /// Tokens of an answer: enough that most clients who leave do so before its end.
 const TOKENS: u64 = 200;
+/// Tokens of an answer that is spoken, and first codes of its speech: speaking costs much more than writing.
+const SPOKEN_TOKENS: u64 = 40;
 /// How long the server may take to become quiet when all clients are gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -56,8 +58,22 @@ impl Conduct {
     }
 }
 
-fn body(request: usize, stream: bool) -> Value {
-    json!({
+/// Whether an answer is only written, or also spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Written,
+    Spoken,
+}
+
+impl Kind {
+    /// Every second answer is spoken.
+    fn mixed(request: usize) -> Self {
+        if request.is_multiple_of(2) { Self::Written } else { Self::Spoken }
+    }
+}
+
+fn body(request: usize, kind: Kind, stream: bool) -> Value {
+    let mut body = json!({
         "messages": [{"role": "user", "content": format!("what is stage {request}")}],
         "temperature": 1.0,
         "seed": request,
@@ -65,29 +81,37 @@ fn body(request: usize, stream: bool) -> Value {
         "ignore_eos": true,
         "stream": stream,
         "stream_options": if stream { json!({"include_usage": true}) } else { Value::Null },
-    })
+    });
+    if kind == Kind::Spoken {
+        body["modalities"] = json!(["text", "audio"]);
+        body["max_tokens"] = json!(SPOKEN_TOKENS);
+        body["sampling_params_list"] = json!([{}, {"max_tokens": SPOKEN_TOKENS, "ignore_eos": true}, {}]);
+    }
+    body
 }
 
 /// Sends one request and behaves as told. Returns the tokens of prompt and answer if the client stayed.
-fn converse(server: SocketAddr, request: usize, conduct: Conduct) -> Option<(u64, u64)> {
+fn converse(server: SocketAddr, request: usize, kind: Kind, conduct: Conduct) -> Option<(u64, u64)> {
     let tokens = |usage: &Value| {
         let count = |name: &str| usage[name].as_u64().expect("a count");
         Some((count("prompt_tokens"), count("completion_tokens")))
     };
     match conduct {
-        Conduct::Stays => tokens(&client::post(server, CHAT, &body(request, false)).json()["usage"]),
+        Conduct::Stays => tokens(&client::post(server, CHAT, &body(request, kind, false)).json()["usage"]),
         Conduct::StaysForTheStream => {
-            let events = client::post(server, CHAT, &body(request, true)).events();
+            let events = client::post(server, CHAT, &body(request, kind, true)).events();
             tokens(&events.last().expect("events")["usage"])
         }
         Conduct::Leaves => {
-            let connection = client::begin(server, CHAT, &body(request, false));
+            let connection = client::begin(server, CHAT, &body(request, kind, false));
             wait_for_admission(server);
             drop(connection);
             None
         }
         Conduct::LeavesTheStream(events) => {
-            let mut connection = client::begin(server, CHAT, &body(request, true));
+            let mut connection = client::begin(server, CHAT, &body(request, kind, true));
+            // A spoken answer has fewer events: a token each, and a few of sound.
+            let events = if kind == Kind::Spoken { events % (SPOKEN_TOKENS / 2) } else { events };
             connection.read_events(events as usize + 1);
             None
         }
@@ -104,7 +128,11 @@ fn wait_for_admission(server: SocketAddr) {
 
 /// Sends all requests, `CONCURRENCY` at a time. Returns the sum of the tokens of prompts and answers that clients got
 /// who stayed.
-fn load(server: SocketAddr, conduct: impl Fn(usize) -> Conduct + Sync) -> (u64, u64) {
+fn load(
+    server: SocketAddr,
+    kind: fn(usize) -> Kind,
+    conduct: impl Fn(usize) -> Conduct + Sync,
+) -> (u64, u64) {
     let next = AtomicUsize::new(0);
     let client = || {
         let mut sum = (0, 0);
@@ -113,7 +141,7 @@ fn load(server: SocketAddr, conduct: impl Fn(usize) -> Conduct + Sync) -> (u64, 
             if request >= REQUESTS {
                 return sum;
             }
-            if let Some((prompt, answer)) = converse(server, request, conduct(request)) {
+            if let Some((prompt, answer)) = converse(server, request, kind(request), conduct(request)) {
                 sum = (sum.0 + prompt, sum.1 + answer);
             }
         }
@@ -195,7 +223,7 @@ fn conducts_are_mixed() {
 #[test]
 fn requests_of_clients_that_leave_end_once_and_leave_nothing() {
     let server = start();
-    let (_, busy) = under_scrapes(server.address, || load(server.address, Conduct::of));
+    let (_, busy) = under_scrapes(server.address, || load(server.address, |_| Kind::Written, Conduct::of));
     assert!(busy > 0, "no page was scraped while requests were running");
     let page = page_at_rest(&server);
     let aborted = page.sum_where(ENDED, "finished_reason=\"abort\"");
@@ -210,10 +238,24 @@ fn requests_of_clients_that_leave_end_once_and_leave_nothing() {
 }
 
 #[test]
+fn spoken_requests_of_clients_that_leave_end_once_and_leave_nothing_in_any_stage() {
+    let server = start();
+    let (_, busy) = under_scrapes(server.address, || load(server.address, Kind::mixed, Conduct::of));
+    assert!(busy > 0, "no page was scraped while requests were running");
+    let page = page_at_rest(&server);
+    let aborted = page.sum_where(ENDED, "finished_reason=\"abort\"");
+    assert!(aborted > REQUESTS as f64 / 8.0, "{aborted} aborted");
+    assert_eq!(page.sum("vllm:omni_requests_failed_total"), aborted);
+    assert_eq!(page.sum("vllm:omni_e2e_request_latency_s_count"), REQUESTS as f64 - aborted);
+    assert!(page.sum("vllm:omni_audio_duration_s_count") > 0.0, "nothing was spoken to the end");
+}
+
+#[test]
 fn tokens_on_the_page_are_those_that_clients_got() {
     let server = start();
     let stay = |request| if request % 2 == 0 { Conduct::Stays } else { Conduct::StaysForTheStream };
-    let ((prompts, answers), _) = under_scrapes(server.address, || load(server.address, stay));
+    let ((prompts, answers), _) =
+        under_scrapes(server.address, || load(server.address, |_| Kind::Written, stay));
     let page = page_at_rest(&server);
     assert_eq!(answers, REQUESTS as u64 * TOKENS);
     assert_eq!(page.sum("vllm:generation_tokens_total"), answers as f64);

@@ -1,12 +1,17 @@
-"""Talks to the built-in demo with the official `openai` client: lists models, chats, streams, completes, fails.
+"""Talks to the built-in demo with the official `openai` client: lists models, chats, streams, completes, fails, speaks.
 
 Usage: python openai_client.py PATH_OF_OMNI_ACTORS
 """
 
+import array
+import base64
+import io
 import json
+import shutil
 import subprocess
 import sys
 import urllib.request
+import wave
 from pathlib import Path
 
 import openai
@@ -63,6 +68,53 @@ def check_completion(client):
     assert reply.choices[0].finish_reason == "length", reply
 
 
+def seconds_of_speech(data):
+    """Opens a wav file and returns how long it plays; it must be 24 kHz, one channel, and not silent."""
+    with wave.open(io.BytesIO(data)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24000, 1, 2), file.getparams()
+        samples = array.array("h", file.readframes(file.getnframes()))
+    assert max(abs(sample) for sample in samples) > 1000, "it is silent"
+    return len(samples) / 24000
+
+
+def check_speech(client, question, answer):
+    reply = client.chat.completions.create(
+        model="omni-demo",
+        messages=[{"role": "user", "content": question}],
+        modalities=["text", "audio"],
+        audio={"format": "wav", "voice": "chelsie"},
+    )
+    message = reply.choices[0].message
+    assert message.content == answer and message.audio.transcript == answer, message
+    data = base64.b64decode(message.audio.data)
+    seconds = seconds_of_speech(data)
+    assert 1 < seconds < 10, seconds
+    if shutil.which("sox"):
+        report = subprocess.run(["sox", "-t", "wav", "-", "-n", "stat"], input=data, capture_output=True)
+        assert report.returncode == 0 and b"Length" in report.stderr, report
+    return seconds
+
+
+def check_spoken_stream(client, question, answer, seconds):
+    stream = client.chat.completions.create(
+        model="omni-demo",
+        messages=[{"role": "user", "content": question}],
+        modalities=["text", "audio"],
+        stream=True,
+    )
+    text, heard = "", 0.0
+    for chunk in stream:
+        content = chunk.choices[0].delta.content if chunk.choices else None
+        if not content:
+            continue
+        if chunk.modality == "audio":
+            heard += seconds_of_speech(base64.b64decode(content))
+        else:
+            text += content
+    assert text == answer, text
+    assert abs(heard - seconds) < 0.001, (heard, seconds)
+
+
 def check_errors(client):
     try:
         client.chat.completions.create(model="another", messages=[{"role": "user", "content": "hi"}])
@@ -95,12 +147,15 @@ def main(binary):
             tokens = check_chat(client, case["question"], case["answer"])
             check_stream(client, case["question"], case["answer"], tokens)
         check_completion(client)
+        for case in cases[:3]:
+            seconds = check_speech(client, case["question"], case["answer"])
+            check_spoken_stream(client, case["question"], case["answer"], seconds)
         check_errors(client)
-        check_metrics(base, 2 * len(cases))
+        check_metrics(base, 2 * len(cases) + 6)
     finally:
         process.terminate()
         assert process.wait(timeout=30) == 0, "the server must end with status 0"
-    print(f"openai {openai.__version__}: {2 * len(cases)} answers, completion, models, errors, metrics: ok")
+    print(f"openai {openai.__version__}: {2 * len(cases)} answers, speech, completion, models, errors, metrics: ok")
 
 
 if __name__ == "__main__":

@@ -96,21 +96,15 @@ impl Generation {
         self.history.push(sampled.id);
         let (text, finish) = self.take(sampled.id);
         let logprobs = sampled.logprobs.iter().map(|found| logprobs(sampled.id, found, tokenizer)).collect();
-        let spoken = self.speak(sampled.id, &text, finish.as_ref(), tokenizer);
+        let spoken = self.speak(sampled.id, &text, finish.as_ref());
         let delta = TextDelta { choice: self.choice, text, token_ids: vec![sampled.id], logprobs, finish };
         Ok(Step { delta, spoken })
     }
 
     /// The tokens that are to be spoken from now on.
-    fn speak(
-        &mut self,
-        token: u32,
-        text: &str,
-        finish: Option<&ChoiceFinish>,
-        tokenizer: &Tokenizer,
-    ) -> Vec<u32> {
+    fn speak(&mut self, token: u32, text: &str, finish: Option<&ChoiceFinish>) -> Vec<u32> {
         let Some(spoken) = &mut self.spoken else { return Vec::new() };
-        let mut tokens = spoken.push(token, tokenizer.token_bytes(token).len(), text.len());
+        let mut tokens = spoken.push(token, self.detokenizer.text_end(), text.len());
         if let Some(finish) = finish {
             let cut = matches!(finish.stop_reason, Some(StopReason::Text(_)));
             tokens.extend(spoken.finish(cut));

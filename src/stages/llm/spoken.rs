@@ -10,19 +10,16 @@ use std::collections::VecDeque;
 pub(super) struct SpokenTokens {
     /// Tokens that wait, each with the length of the text up to its end.
     waiting: VecDeque<(u32, usize)>,
-    /// Bytes of text up to the end of the newest token.
-    text_end: usize,
     /// Bytes of text that are certain.
     certain: usize,
 }
 
 impl SpokenTokens {
-    /// A token was generated that adds `bytes` bytes of text; `certain` further bytes of text became certain.
-    /// Gives the tokens that are to be spoken from now on.
-    pub(super) fn push(&mut self, token: u32, bytes: usize, certain: usize) -> Vec<u32> {
-        self.text_end += bytes;
+    /// A token was generated whose text ends `text_end` bytes after the beginning of the answer; `certain` further
+    /// bytes of text became certain. Gives the tokens that are to be spoken from now on.
+    pub(super) fn push(&mut self, token: u32, text_end: usize, certain: usize) -> Vec<u32> {
         self.certain += certain;
-        self.waiting.push_back((token, self.text_end));
+        self.waiting.push_back((token, text_end));
         self.release(self.certain)
     }
 
@@ -48,8 +45,8 @@ mod tests {
     fn a_token_waits_for_the_next_one_and_the_last_is_not_spoken() {
         let mut spoken = SpokenTokens::default();
         assert!(spoken.push(10, 2, 2).is_empty());
-        assert_eq!(spoken.push(11, 2, 2), [10]);
-        assert_eq!(spoken.push(12, 2, 2), [11]);
+        assert_eq!(spoken.push(11, 4, 2), [10]);
+        assert_eq!(spoken.push(12, 6, 2), [11]);
         assert!(spoken.finish(false).is_empty());
     }
 
@@ -64,17 +61,17 @@ mod tests {
     fn text_that_is_held_back_is_not_spoken_yet() {
         let mut spoken = SpokenTokens::default();
         assert!(spoken.push(10, 2, 2).is_empty());
-        assert_eq!(spoken.push(11, 2, 0), [10]);
-        assert!(spoken.push(12, 2, 0).is_empty());
-        assert_eq!(spoken.push(13, 2, 6), [11, 12]);
+        assert_eq!(spoken.push(11, 4, 0), [10]);
+        assert!(spoken.push(12, 6, 0).is_empty());
+        assert_eq!(spoken.push(13, 8, 6), [11, 12]);
     }
 
     #[test]
     fn what_a_stop_string_cuts_off_is_not_spoken() {
         let mut spoken = SpokenTokens::default();
         spoken.push(10, 2, 2);
-        assert_eq!(spoken.push(11, 2, 0), [10]);
-        assert!(spoken.push(12, 2, 1).is_empty());
+        assert_eq!(spoken.push(11, 4, 0), [10]);
+        assert!(spoken.push(12, 6, 1).is_empty());
         assert!(spoken.finish(true).is_empty());
     }
 }

@@ -23,7 +23,7 @@ use crate::stages::engine_statistics::EngineStatistics;
 use crate::stages::{
     Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput, StageRequest, Ticket,
 };
-use crate::tensor::{BatchLimits, DeviceError, InputRows, StepBatch};
+use crate::tensor::{BatchLimits, InputRows, StepBatch};
 use crate::transport::{Chunk, Payload};
 
 /// The models of a talker stage; shared by its replicas.
@@ -255,6 +255,7 @@ impl<B: InputRows> TalkerStage<B> {
         let vocabulary = predictor.vocab_size();
         let (speeches, sampler) = (&self.speeches, &mut self.predictor_sampler);
         let (stage, scratch) = (self.settings.stage.0, &mut self.logits);
+        let mut failed = Vec::new();
         let choose = |group: usize, logits: &[f32], codes: &mut [u32]| {
             scratch.clear();
             scratch.extend_from_slice(logits);
@@ -267,8 +268,14 @@ impl<B: InputRows> TalkerStage<B> {
                     step: speech.history.generated() - 1,
                     within_step: group as u32 + 1,
                 };
-                let sampled = sampler.sample(row, &speech.predictor_params, &Default::default(), draw);
-                *code = sampled.map_err(|error| DeviceError::Batch(error.to_string()))?.id;
+                match sampler.sample(row, &speech.predictor_params, &Default::default(), draw) {
+                    Ok(sampled) => *code = sampled.id,
+                    // The frames of the others go on; this one's codes are of no use, whatever they are.
+                    Err(error) => {
+                        failed.push((begun.request, error));
+                        *code = 0;
+                    }
+                }
             }
             Ok(())
         };
@@ -280,6 +287,11 @@ impl<B: InputRows> TalkerStage<B> {
             choose,
         )?;
         let groups = predictor.groups();
+        for (id, error) in failed {
+            if self.speeches.contains_key(&id) {
+                self.fail(id, StageError::Failed(error.to_string()));
+            }
+        }
         let frames = self.predictor_workspace.codes().chunks_exact(groups);
         for (begun, codes) in begun.iter().zip(frames) {
             let Some(speech) = self.speeches.get_mut(&begun.request) else { continue };
@@ -300,6 +312,10 @@ impl<B: InputRows> Stage for TalkerStage<B> {
             return Err(StageError::Protocol("a talker takes its words as chunks".into()));
         };
         let rows = self.prompt_of(prompt)?;
+        request
+            .sampling
+            .validate(self.models.talker_config.decoder.vocab_size)
+            .map_err(|error| StageError::InvalidInput(error.to_string()))?;
         let words = ReplyText::new(&self.models.config, rows.begun());
         let key = self.scheduler.add(0, request.priority);
         let seed = request.sampling.seed.unwrap_or(self.settings.seed);
@@ -376,3 +392,6 @@ impl<B: InputRows> Stage for TalkerStage<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

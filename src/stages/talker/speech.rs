@@ -96,9 +96,9 @@ impl Speech {
         self.rows.is_empty() && self.words.is_silent()
     }
 
-    /// Why the speech ends with this first code, if it does. At a length bound the code's frame is not completed.
+    /// Why the speech ends with this first code, if it does. The frame of the code is not completed then.
     pub(super) fn ending(&self, code: u32, end_of_speech: u32, max_rows: usize) -> Option<FinishReason> {
-        if code == end_of_speech {
+        if code == end_of_speech || self.params.stop_token_ids.contains(&code) {
             Some(FinishReason::Stop)
         } else if self.history.generated() >= self.params.max_tokens || self.len() >= max_rows {
             Some(FinishReason::Length)
