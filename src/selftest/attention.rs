@@ -61,7 +61,7 @@ impl Operation for AttentionSteps {
     fn run<B: Backend>(&self, backend: &B) -> Result<Vec<Vec<f32>>, DeviceError> {
         let AttentionShape { kv_heads, head_dim, .. } = self.shape;
         let mut random = Random::new(head_dim);
-        let gains = [(); 2].map(|()| weight(vec![head_dim], random.values(head_dim)));
+        let gains = [(); 2].map(|()| weight(vec![head_dim], random.values(head_dim), true));
         let [query_gain, key_gain] = gains;
         let (query_gain, key_gain) = (backend.vector(&query_gain?)?, backend.vector(&key_gain?)?);
         let most: usize = STEPS[0].iter().sum();

@@ -2,6 +2,7 @@
 
 use super::operations::{Operation, precise, shown, weight};
 use super::random::Random;
+use super::rows::stored_as;
 use crate::tensor::{Backend, DeviceError, ExpertInput, RouteSpec, Weight};
 
 /// `route`, `expert_matmul` and `combine_experts`.
@@ -12,6 +13,8 @@ pub(super) struct ExpertProduct {
     pub(super) inner: usize,
     pub(super) out: usize,
     pub(super) input: ExpertInput,
+    /// Whether the weights are stored as bf16.
+    pub(super) narrow: bool,
 }
 
 impl Operation for ExpertProduct {
@@ -20,15 +23,16 @@ impl Operation for ExpertProduct {
     }
 
     fn case(&self) -> String {
-        let Self { experts, top_k, rows, inner, out, input } = self;
-        format!("{rows} rows, {top_k} of {experts} experts [{out}, {inner}], input by {input:?}")
+        let Self { experts, top_k, rows, inner, out, input, narrow } = self;
+        let stored = stored_as(*narrow);
+        format!("{rows} rows, {top_k} of {experts} experts [{out}, {inner}] of {stored}, input by {input:?}")
     }
 
     fn run<B: Backend>(&self, backend: &B) -> Result<Vec<Vec<f32>>, DeviceError> {
-        let Self { experts, top_k, rows, inner, out, input } = *self;
+        let Self { experts, top_k, rows, inner, out, input, narrow } = *self;
         let mut random = Random::new(rows + out);
         let routing = routed(backend, &mut random, experts, top_k, rows)?;
-        let matrices = backend.experts(matrices(&mut random, experts, &[out - 3, 3], inner)?)?;
+        let matrices = backend.experts(matrices(&mut random, experts, &[out - 3, 3], inner, narrow)?)?;
         let inputs = match input {
             ExpertInput::Row => rows,
             ExpertInput::Pair => rows * top_k,
@@ -66,8 +70,8 @@ impl Operation for ExpertNetwork {
         let pairs = rows * top_k;
         let mut random = Random::new(rows + hidden);
         let routing = routed(backend, &mut random, experts, top_k, rows)?;
-        let gate_up = backend.experts(matrices(&mut random, experts, &[width, width], hidden)?)?;
-        let down = backend.experts(matrices(&mut random, experts, &[hidden], width)?)?;
+        let gate_up = backend.experts(matrices(&mut random, experts, &[width, width], hidden, true)?)?;
+        let down = backend.experts(matrices(&mut random, experts, &[hidden], width, true)?)?;
         let x = backend.upload_values(&random.values(rows * hidden))?;
         let mut products = backend.buffer(pairs * (2 * width).max(hidden))?;
         let (mut gated, mut out) = (backend.buffer(pairs * width)?, backend.buffer(rows * hidden)?);
@@ -97,7 +101,8 @@ fn matrices(
     experts: usize,
     parts: &[usize],
     inner: usize,
+    narrow: bool,
 ) -> Result<Vec<Vec<Weight>>, DeviceError> {
-    let mut part = |rows: usize| weight(vec![rows, inner], random.values(rows * inner));
+    let mut part = |rows: usize| weight(vec![rows, inner], random.values(rows * inner), narrow);
     (0..experts).map(|_| parts.iter().map(|rows| part(*rows)).collect()).collect()
 }

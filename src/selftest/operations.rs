@@ -1,5 +1,7 @@
 //! Every operation of a device against its plain form, on random inputs of several shapes.
 
+use half::bf16;
+
 use super::attention::{AttentionSteps, Rotary};
 use super::experts::{ExpertNetwork, ExpertProduct};
 use super::rows::{Activation, AddedNorm, EmbeddedRows, GatedSum, Norm, Product};
@@ -55,7 +57,9 @@ pub fn compare<B: Backend>(
     }
     for (inner, out) in [(64, 48), (264, 37), (2048, 24), (37, 130)] {
         for rows in [1, 5, 13, 29, 70, 130] {
-            with.hold(&Product { rows, inner, out })?;
+            for narrow in [false, true] {
+                with.hold(&Product { rows, inner, out, narrow })?;
+            }
         }
     }
     for (head_dim, sections) in [(10, [0; 3]), (32, [6, 5, 5]), (128, [24, 20, 20])] {
@@ -69,8 +73,8 @@ pub fn compare<B: Backend>(
     // Few pairs, more, and so many that each expert has some dozens.
     for (experts, top_k, rows) in [(128, 8, 1), (6, 2, 20), (128, 8, 9), (4, 2, 75)] {
         for (inner, width) in [(64, 24), (37, 9)] {
-            for input in [ExpertInput::Row, ExpertInput::Pair] {
-                with.hold(&ExpertProduct { experts, top_k, rows, inner, out: 2 * width, input })?;
+            for (input, narrow) in [(ExpertInput::Row, true), (ExpertInput::Pair, false)] {
+                with.hold(&ExpertProduct { experts, top_k, rows, inner, out: 2 * width, input, narrow })?;
             }
             with.hold(&ExpertNetwork { experts, top_k, rows, hidden: inner, width })?;
         }
@@ -111,21 +115,21 @@ pub(super) fn shown<B: Backend>(
     Ok(backend.read(buffer, elements, &mut Vec::new())?.to_vec())
 }
 
-/// A weight of values that are held as they are. Fails where they are not as many as the shape says.
-pub(super) fn weight(shape: Vec<usize>, values: Vec<f32>) -> Result<Weight, DeviceError> {
+/// A weight of values that bf16 holds exactly, stored as bf16 if it is to be `narrow`, else as f32. Fails where they are not as many as the shape says.
+pub(super) fn weight(shape: Vec<usize>, values: Vec<f32>, narrow: bool) -> Result<Weight, DeviceError> {
     let (have, need) = (values.len(), shape.iter().product());
-    Weight::from_f32(shape, values).ok_or(DeviceError::Shape {
-        operation: "selftest",
-        operand: "a weight",
-        have,
-        need,
-    })
+    let weight = if narrow {
+        Weight::from_bf16(shape, values.into_iter().map(bf16::from_f32).collect())
+    } else {
+        Weight::from_f32(shape, values)
+    };
+    weight.ok_or(DeviceError::Shape { operation: "selftest", operand: "a weight", have, need })
 }
 
 /// A buffer whose values the device keeps in f32: they come in as rows of width 1 of an embedding table.
 pub(super) fn precise<B: Backend>(backend: &B, values: &[f32]) -> Result<B::Buffer, DeviceError> {
     let count = values.len();
-    let table = backend.matrix(vec![weight(vec![count, 1], values.to_vec())?])?;
+    let table = backend.matrix(vec![weight(vec![count, 1], values.to_vec(), false)?])?;
     let mut batch = backend.batch(BatchLimits { rows: count, logit_rows: 0 })?;
     backend.upload(&tokens(0..count as u32), &mut batch)?;
     let mut out = backend.precise_buffer(count)?;

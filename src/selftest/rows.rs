@@ -25,7 +25,7 @@ impl Operation for EmbeddedRows {
     fn run<B: Backend>(&self, backend: &B) -> Result<Vec<Vec<f32>>, DeviceError> {
         let Self { rows, width } = *self;
         let vocabulary = rows + 5;
-        let table = weight(vec![vocabulary, width], Random::new(width).values(vocabulary * width))?;
+        let table = weight(vec![vocabulary, width], Random::new(width).values(vocabulary * width), true)?;
         let table = backend.matrix(vec![table])?;
         let mut step = tokens((0..rows).map(|row| ((row * 3 + 4) % vocabulary) as u32));
         step.logit_rows = (0..rows as u32).rev().step_by(2).collect();
@@ -64,7 +64,7 @@ impl Operation for Norm {
         let mut random = Random::new(self.width);
         let elements = self.rows * self.width;
         let x = backend.upload_values(&random.values(elements))?;
-        let gain = backend.vector(&weight(vec![self.width], random.values(self.width))?)?;
+        let gain = backend.vector(&weight(vec![self.width], random.values(self.width), true)?)?;
         let mut out = backend.buffer(elements)?;
         backend.rms_norm(&x, &gain, EPS, self.rows, &mut out)?;
         Ok(vec![shown(backend, &out, elements)?])
@@ -91,7 +91,7 @@ impl Operation for AddedNorm {
         let elements = self.rows * self.width;
         let mut residual = backend.upload_values(&random.values(elements))?;
         let delta = backend.upload_values(&random.values(elements))?;
-        let gain = backend.vector(&weight(vec![self.width], random.values(self.width))?)?;
+        let gain = backend.vector(&weight(vec![self.width], random.values(self.width), true)?)?;
         let mut out = backend.buffer(elements)?;
         backend.add_rms_norm(&mut residual, &delta, &gain, EPS, self.rows, &mut out)?;
         Ok(vec![shown(backend, &residual, elements)?, shown(backend, &out, elements)?])
@@ -150,11 +150,18 @@ impl Operation for GatedSum {
     }
 }
 
+/// What weights are called in a case.
+pub(super) fn stored_as(narrow: bool) -> &'static str {
+    if narrow { "bf16" } else { "f32" }
+}
+
 /// `matmul`, to activations and to values kept in f32.
 pub(super) struct Product {
     pub(super) rows: usize,
     pub(super) inner: usize,
     pub(super) out: usize,
+    /// Whether the weights are stored as bf16.
+    pub(super) narrow: bool,
 }
 
 impl Operation for Product {
@@ -163,16 +170,18 @@ impl Operation for Product {
     }
 
     fn case(&self) -> String {
-        format!("{} rows, [{}, {}]", self.rows, self.out, self.inner)
+        let Self { rows, inner, out, narrow } = self;
+        format!("{rows} rows, [{out}, {inner}] of {}", stored_as(*narrow))
     }
 
     fn run<B: Backend>(&self, backend: &B) -> Result<Vec<Vec<f32>>, DeviceError> {
-        let Self { rows, inner, out } = *self;
+        let Self { rows, inner, out, narrow } = *self;
         let mut random = Random::new(rows + inner);
         let x = backend.upload_values(&random.values(rows * inner))?;
         // Two tensors stacked, as queries and keys are.
         let first = out / 3;
-        let parts = [first, out - first].map(|rows| weight(vec![rows, inner], random.values(rows * inner)));
+        let parts =
+            [first, out - first].map(|rows| weight(vec![rows, inner], random.values(rows * inner), narrow));
         let matrix = backend.matrix(parts.into_iter().collect::<Result<_, _>>()?)?;
         let (mut result, mut logits) = (backend.buffer(rows * out)?, backend.precise_buffer(rows * out)?);
         backend.matmul(&x, &matrix, rows, &mut result)?;

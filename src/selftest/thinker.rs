@@ -141,8 +141,11 @@ impl<'a, B: Backend> Run<'a, B> {
             ("inputs_embeds".to_owned(), TapPoint::Embeddings),
             ("final_norm_hidden".to_owned(), TapPoint::FinalNorm),
         ];
+        // Sets keep what some of the layers give, and what the talker listens to where there is one.
         let layers = 0..thinker.config().layers.len();
-        points.extend(layers.map(|layer| (format!("layer_out.{layer}"), TapPoint::Layer(layer))));
+        let layers = layers.map(|layer| (format!("layer_out.{layer}"), TapPoint::Layer(layer)));
+        let accepted = thinker.accept_point().map(|point| ("accept_hidden".to_owned(), point));
+        points.extend(layers.chain(accepted).filter(|(name, _)| golden.holds(name)));
         let tapped: Vec<TapPoint> = points.iter().map(|(_, point)| *point).collect();
         let blocks = tokens.div_ceil(BLOCK_SIZE);
         Ok(Self {
@@ -234,6 +237,11 @@ impl Golden {
         let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
         SafeTensors::deserialize(&bytes).map_err(|error| unreadable(error.to_string()))?;
         Ok(Self { path: shown, bytes })
+    }
+
+    /// Whether there is a tensor of this name.
+    fn holds(&self, name: &str) -> bool {
+        SafeTensors::deserialize(&self.bytes).is_ok_and(|tensors| tensors.tensor(name).is_ok())
     }
 
     /// A tensor of f32 values.
