@@ -13,7 +13,7 @@
 //! Dependencies point downwards only: http → actors → stages → {engine, models} → tensor; `metrics` and
 //! `transport` are used by actors and stages and use none of them. [`text`] turns text into tokens and back for
 //! `http` and `stages`; it reads its files through [`config`] and its settings from [`engine::SamplingParams`].
-//! [`media`] turns samples into sound files for `http`.
+//! [`media`] turns samples into sound files for `http`. [`selftest`] holds a device against what is known to be right.
 
 pub mod actors;
 pub mod cli;
@@ -24,6 +24,7 @@ pub mod ids;
 pub mod media;
 pub mod metrics;
 pub mod models;
+pub mod selftest;
 pub mod server;
 pub mod stages;
 pub mod tensor;

@@ -1,11 +1,17 @@
 //! The command line: one file per subcommand.
 
+mod device;
 mod logging;
+mod ptx;
+mod selftest;
 mod serve;
 
 use clap::{Parser, Subcommand};
 
+pub use device::DeviceArg;
 pub use logging::{LogFormat, LogLevel};
+pub use ptx::PtxArgs;
+pub use selftest::SelftestArgs;
 pub use serve::{AudioDeltaArg, ConnectorArg, DtypeArg, LoadFormat, ModalityArg, ServeArgs};
 
 /// Serves any-to-any models as a pipeline of actors.
@@ -22,6 +28,11 @@ pub struct Cli {
 pub enum Command {
     /// Serve a model over HTTP; without one, the built-in demo.
     Serve(Box<ServeArgs>),
+    /// Hold every operation of a device against its plain form, and say how fast its memory is.
+    Selftest(SelftestArgs),
+    /// Generate kernels/ptx from kernels/ in a source tree.
+    #[command(hide = true)]
+    Ptx(PtxArgs),
 }
 
 impl Cli {
@@ -29,6 +40,8 @@ impl Cli {
     pub fn run(self) -> Result<(), String> {
         match self.command {
             Command::Serve(args) => serve::run(*args),
+            Command::Selftest(args) => selftest::run(&args),
+            Command::Ptx(args) => ptx::run(&args),
         }
     }
 }

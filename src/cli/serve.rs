@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
+use super::DeviceArg;
 use super::logging::{self, LogFormat, LogLevel};
 use crate::http::AudioDelta;
 use crate::server;
@@ -26,6 +27,10 @@ pub struct ServeArgs {
     /// Type of weights and activations.
     #[arg(long, value_enum, default_value = "auto")]
     pub dtype: DtypeArg,
+    /// Where the model runs: auto, cpu, cuda or cuda:N. On a GPU it is the thinker that runs there; what speaks runs on
+    /// the CPU.
+    #[arg(long, default_value = "cpu")]
+    pub device: DeviceArg,
     /// Where weights come from.
     #[arg(long, value_enum, default_value = "auto")]
     pub load_format: LoadFormat,
@@ -150,6 +155,7 @@ mod tests {
         let words = ["omni-actors", "serve"].iter().chain(arguments);
         Cli::try_parse_from(words).map(|cli| match cli.command {
             Command::Serve(args) => *args,
+            other => panic!("{other:?}"),
         })
     }
 

@@ -4,14 +4,21 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::cli::{ConnectorArg, DtypeArg, LoadFormat, ServeArgs};
+use super::device::open_gpu;
+use crate::cli::{ConnectorArg, DeviceArg, DtypeArg, LoadFormat, ServeArgs};
 use crate::config::{Checkpoint, CheckpointError};
+use crate::models::qwen3_omni::Thinker;
 use crate::stages::Pipeline;
-use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions};
+use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions, StageDevice, ThinkerDevice};
 use crate::tensor::cpu::Cpu;
+use crate::tensor::cuda::{Cuda, CudaError, Stored};
 use crate::tensor::{DeviceError, Dtype, WeightError, WeightStore};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
 use crate::transport::Connector;
+
+/// The share of a GPU's memory that is free after loading which the thinker's KV caches may take. The rest is for
+/// workspaces.
+const GPU_CACHE_SHARE: f64 = 0.8;
 
 /// A checkpoint, ready to be served.
 pub(super) struct LoadedModel {
@@ -61,6 +68,14 @@ pub enum LoadFailure {
     /// The pipeline cannot be built.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// The GPU cannot be used as asked.
+    #[error("--device {device}: {cause}")]
+    Gpu {
+        /// What was asked for.
+        device: DeviceArg,
+        /// Why not.
+        cause: Box<CudaError>,
+    },
     /// The CPU cannot be used as asked.
     #[error(transparent)]
     Cpu(#[from] DeviceError),
@@ -94,8 +109,10 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         LoadFormat::Auto | LoadFormat::Safetensors => open_weights(&checkpoint)?,
         LoadFormat::Dummy => WeightStore::dummy(args.seed),
     };
-    let backend = Cpu::new(args.cpu_threads.map(usize::from))?;
-    let device = format!("cpu ({}, {} threads)", backend.isa().name(), backend.threads());
+    let gpu = open_gpu(args.device)
+        .map_err(|cause| LoadFailure::Gpu { device: args.device, cause: Box::new(cause) })?;
+    let cpu = Cpu::new(args.cpu_threads.map(usize::from))?;
+    let cpu_name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
     let options = PipelineOptions {
         dtype: match args.dtype {
             DtypeArg::Auto => Dtype::Auto,
@@ -111,7 +128,22 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
             ConnectorArg::Serialized => Connector::Serialized,
         },
     };
-    let built = qwen3_omni::build(&checkpoint, &store, (&backend, &device), &tokenizer, &options)?;
+    let built = match gpu {
+        None => qwen3_omni::build(&checkpoint, &store, (&cpu, &cpu_name), &tokenizer, &options)?,
+        Some(gpu) => {
+            let gpu_name = gpu.describe();
+            let stored = if options.dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
+            let cuda = Cuda::new(gpu, stored);
+            let embedding = |_: &_, config: &_| Thinker::load_embedding(&cpu, config, &store, options.dtype);
+            let thinker = ThinkerDevice {
+                device: StageDevice { backend: &cuda, name: &gpu_name },
+                cache_budget: &|| Ok((cuda.free_memory()? as f64 * GPU_CACHE_SHARE) as u64),
+                embedding: &embedding,
+            };
+            let speech = StageDevice { backend: &cpu, name: &cpu_name };
+            qwen3_omni::build_on(&checkpoint, &store, thinker, speech, &tokenizer, &options)?
+        }
+    };
     Ok(LoadedModel {
         pipeline: built.pipeline,
         tokenizer,

@@ -1,5 +1,6 @@
 //! A server put together: checkpoint, pipeline, actors, HTTP.
 
+mod device;
 mod load;
 mod signals;
 mod state;
@@ -14,6 +15,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+pub(crate) use self::device::open_gpu;
 pub use self::load::LoadFailure;
 use self::load::LoadedModel;
 use self::signals::EndSignals;

@@ -130,6 +130,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// A buffer of `elements` zeros.
     fn buffer(&self, elements: usize) -> Result<Self::Buffer, DeviceError>;
 
+    /// A buffer of zeros for values that every device keeps in f32: logits, gates, tables of angles.
+    fn precise_buffer(&self, elements: usize) -> Result<Self::Buffer, DeviceError> {
+        self.buffer(elements)
+    }
+
     /// A buffer that holds `values`.
     fn upload_values(&self, values: &[f32]) -> Result<Self::Buffer, DeviceError>;
 
@@ -256,6 +261,38 @@ pub trait Backend: Clone + Send + Sync + 'static {
         routing: &Self::Routing,
         out: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
+
+    /// [`expert_matmul`](Self::expert_matmul) of rows with gate and up projections, and
+    /// [`swiglu`](Self::swiglu): `out` is `[pairs, width]` for an extent of `(pairs, width)`. `products` has room
+    /// for `[pairs, 2 * width]`; what it holds afterwards is of no use, for a device may do both in one.
+    fn expert_gate_up(
+        &self,
+        x: &Self::Buffer,
+        experts: &Self::Experts,
+        routing: &Self::Routing,
+        (pairs, width): (usize, usize),
+        products: &mut Self::Buffer,
+        out: &mut Self::Buffer,
+    ) -> Result<(), DeviceError> {
+        self.expert_matmul(x, ExpertInput::Row, experts, routing, products)?;
+        self.swiglu(products, pairs, width, out)
+    }
+
+    /// [`expert_matmul`](Self::expert_matmul) of pairs with down projections, and
+    /// [`combine_experts`](Self::combine_experts): `out` is `[rows, width]`. `products` has room for
+    /// `[pairs, width]`; what it holds afterwards is of no use, for a device may do both in one.
+    fn expert_down(
+        &self,
+        x: &Self::Buffer,
+        experts: &Self::Experts,
+        routing: &Self::Routing,
+        width: usize,
+        products: &mut Self::Buffer,
+        out: &mut Self::Buffer,
+    ) -> Result<(), DeviceError> {
+        self.expert_matmul(x, ExpertInput::Pair, experts, routing, products)?;
+        self.combine_experts(products, routing, width, out)
+    }
 
     /// `out[row] = Σ_choice weight * x[row, choice]`, summed in the order of choice:
     /// `[rows * top_k, width]` gives `[rows, width]`.

@@ -28,6 +28,22 @@ pub enum DeviceError {
         /// What there is, separated by commas.
         available: String,
     },
+    /// The device's memory is used up.
+    #[error("{asked} bytes of GPU memory are needed where {free} are free")]
+    OutOfMemory {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// A GPU failed, or its driver did. What is queued on it afterwards fails too.
+    #[error("the GPU failed to {what}: {cause}")]
+    Gpu {
+        /// What it was to do.
+        what: &'static str,
+        /// What the driver says.
+        cause: String,
+    },
     /// The thread pool could not be started.
     #[error("the CPU thread pool cannot be started: {0}")]
     Threads(String),
@@ -40,6 +56,8 @@ impl DeviceError {
             Self::Shape { .. } => "shape_mismatch",
             Self::Batch(_) => "invalid_batch",
             Self::InstructionSet { .. } => "instruction_set",
+            Self::OutOfMemory { .. } => "out_of_device_memory",
+            Self::Gpu { .. } => "gpu_failed",
             Self::Threads(_) => "thread_pool",
         }
     }

@@ -14,6 +14,7 @@ mod golden_sets;
 mod goldens_over_http;
 mod metrics_page;
 mod page;
+mod selftest;
 mod server;
 mod shutdown;
 mod speech;

@@ -123,7 +123,8 @@ impl ServerThread {
     /// Starts what `omni-actors serve --port 0 …` would serve.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let line = [&["omni-actors", "serve", "--port", "0"], arguments].concat();
-        let Subcommand::Serve(arguments) = Cli::try_parse_from(line).expect("a command line").command;
+        let command = Cli::try_parse_from(line).expect("a command line").command;
+        let Subcommand::Serve(arguments) = command else { panic!("{command:?}") };
         let (started, start) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {

@@ -153,6 +153,12 @@ fn an_unknown_instruction_set_is_named() {
 }
 
 #[test]
+fn a_gpu_that_is_not_there_is_named() {
+    // Nobody has so many: where there is a driver it says how many it sees, elsewhere there is none.
+    assert_refused_with(&["--device", "cuda:999"], &[], &["--device cuda:999", "NVIDIA driver"]);
+}
+
+#[test]
 fn a_metric_prefix_that_cannot_be_one_is_named() {
     assert_refused_with(&["--metrics-omni-prefix", "9 lives"], &[], &["--metrics-omni-prefix", "9 lives"]);
 }

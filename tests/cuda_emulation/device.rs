@@ -82,21 +82,21 @@ fn build() -> Option<Device> {
 }
 
 /// Memory whose end lies at a page that nobody may touch, its start aligned to 16 bytes as on a GPU.
-struct Guarded {
+pub(crate) struct Guarded {
     /// The mapping, its last page without access.
     mapping: *mut u8,
     /// Bytes of the mapping.
     mapped: usize,
     /// Where the bytes begin.
-    start: *mut u8,
+    pub(crate) start: *mut u8,
     /// How many there are.
-    length: usize,
+    pub(crate) length: usize,
 }
 
 const PAGE: usize = 65536;
 
 impl Guarded {
-    fn new(bytes: &[u8]) -> Self {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
         let room = bytes.len().div_ceil(16) * 16;
         let mapped = room.div_ceil(PAGE) * PAGE + PAGE;
         // SAFETY: a new private mapping, whose last page is then closed; the copy lies inside what stays open.
@@ -120,13 +120,13 @@ impl Guarded {
         }
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: the range is open and belongs to self alone; kernels run only while no slice of it is held.
         unsafe { slice::from_raw_parts_mut(self.start, self.length) }
     }
 
     /// Whether what lies around the elements is as it was.
-    fn intact(&self) -> bool {
+    pub(crate) fn intact(&self) -> bool {
         // SAFETY: everything before the last page is open.
         let open = unsafe { slice::from_raw_parts(self.mapping, self.mapped - PAGE) };
         let start = self.start as usize - self.mapping as usize;
@@ -249,7 +249,7 @@ impl Device {
         parameters: &[Parameter],
         reversed: bool,
     ) -> Result<(), String> {
-        let mut words: Vec<u64> = parameters
+        let words: Vec<u64> = parameters
             .iter()
             .map(|parameter| match parameter {
                 Parameter::Array(array) => array.0.borrow().start as u64,
@@ -257,6 +257,28 @@ impl Device {
                 Parameter::Float(value) => u64::from(value.to_bits()),
             })
             .collect();
+        let outcome = self.run_words(name, grid, block, shared, &words, reversed);
+        for (index, parameter) in parameters.iter().enumerate() {
+            if let Parameter::Array(array) = parameter
+                && !array.0.borrow().intact()
+            {
+                return Err(format!("{name}: wrote outside its parameter {index}"));
+            }
+        }
+        outcome
+    }
+
+    /// Runs a kernel once, each parameter at the low end of a word.
+    pub(crate) fn run_words(
+        &self,
+        name: &str,
+        grid: [u32; 3],
+        block: u32,
+        shared: usize,
+        words: &[u64],
+        reversed: bool,
+    ) -> Result<(), String> {
+        let mut words = words.to_vec();
         let mut pointers: Vec<*mut c_void> =
             words.iter_mut().map(|word| ptr::from_mut(word).cast()).collect();
         let kernel = CString::new(name).unwrap();
@@ -274,13 +296,6 @@ impl Device {
             );
             (!failure.is_null()).then(|| CStr::from_ptr(failure).to_string_lossy().into_owned())
         };
-        for (index, parameter) in parameters.iter().enumerate() {
-            if let Parameter::Array(array) = parameter
-                && !array.0.borrow().intact()
-            {
-                return Err(format!("{name}: wrote outside its parameter {index}"));
-            }
-        }
         failure.map_or(Ok(()), Err)
     }
 }

@@ -7,7 +7,9 @@
 
 mod activation;
 mod attention;
+mod backend;
 mod device;
+mod driver;
 mod embedding;
 mod matmul;
 mod matvec;

@@ -3,7 +3,7 @@
 use super::config::{DecoderConfig, FeedForwardConfig};
 use super::workspace::{FeedForwardSpace, Loader};
 use crate::models::LoadError;
-use crate::tensor::{Backend, DeviceError, ExpertInput, RouteSpec};
+use crate::tensor::{Backend, DeviceError, RouteSpec};
 
 /// Weights of one layer's feed-forward network.
 pub(super) enum FeedForward<B: Backend> {
@@ -154,17 +154,16 @@ impl<B: Backend> Mixture<B> {
         };
         backend.matmul(x, &self.router, rows, &mut space.router_logits)?;
         backend.route(&space.router_logits, self.route, rows, routing)?;
-        backend.expert_matmul(x, ExpertInput::Row, &self.gate_up, routing, &mut space.expert_gate_up)?;
         let pairs = rows * self.route.top_k;
-        backend.swiglu(&space.expert_gate_up, pairs, self.width, &mut space.expert_gated)?;
-        backend.expert_matmul(
-            &space.expert_gated,
-            ExpertInput::Pair,
-            &self.down,
+        backend.expert_gate_up(
+            x,
+            &self.gate_up,
             routing,
-            &mut space.expert_out,
+            (pairs, self.width),
+            &mut space.expert_gate_up,
+            &mut space.expert_gated,
         )?;
-        backend.combine_experts(&space.expert_out, routing, hidden, out)?;
+        backend.expert_down(&space.expert_gated, &self.down, routing, hidden, &mut space.expert_out, out)?;
         if let Some((shared, gate)) = &self.shared {
             shared.forward(backend, rows, x, &mut space.gate_up, &mut space.gated, &mut space.shared_out)?;
             backend.matmul(x, gate, rows, &mut space.shared_gate)?;

@@ -68,10 +68,10 @@ impl<B: Backend> Workspace<B> {
             delta: backend.buffer(hidden)?,
             qkv: backend.buffer(rows * config.attention.qkv_width())?,
             attended: backend.buffer(rows * config.attention.query_width())?,
-            rotary: backend.buffer(rows * config.attention.head_dim)?,
+            rotary: backend.precise_buffer(rows * config.attention.head_dim)?,
             feed_forward: FeedForwardSpace::new(backend, config, rows)?,
             logit_states: backend.buffer(limits.logit_rows * config.hidden_size)?,
-            logits: backend.buffer(limits.logit_rows * config.vocab_size)?,
+            logits: backend.precise_buffer(limits.logit_rows * config.vocab_size)?,
             logit_elements: 0,
             staging: Vec::new(),
             backend: backend.clone(),
@@ -110,13 +110,13 @@ impl<B: Backend> FeedForwardSpace<B> {
         Ok(Self {
             gate_up: backend.buffer(rows * 2 * dense)?,
             gated: backend.buffer(rows * dense)?,
-            router_logits: backend.buffer(routed.map_or(0, |route| rows * route.experts))?,
+            router_logits: backend.precise_buffer(routed.map_or(0, |route| rows * route.experts))?,
             routing: routed.map(|route| backend.routing(rows, route.top_k)).transpose()?,
             expert_gate_up: backend.buffer(pairs * 2 * expert_width)?,
             expert_gated: backend.buffer(pairs * expert_width)?,
             expert_out: backend.buffer(pairs * config.hidden_size)?,
             shared_out: backend.buffer(shared_rows * config.hidden_size)?,
-            shared_gate: backend.buffer(shared_rows)?,
+            shared_gate: backend.precise_buffer(shared_rows)?,
         })
     }
 }

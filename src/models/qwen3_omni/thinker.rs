@@ -4,8 +4,11 @@ use std::ops::Deref;
 
 use super::config::OmniConfig;
 use crate::models::LoadError;
-use crate::models::qwen3::{LanguageModel, Names, TapPoint};
+use crate::models::qwen3::{LanguageModel, Loader, Names, TapPoint};
 use crate::tensor::{Backend, Dtype, WeightStore};
+
+/// What checkpoints call the thinker's parts.
+const NAMES: Names<'_> = Names { model: "thinker.model", head: "thinker.lm_head" };
 
 /// The thinker's text path. What a language model can do, it can: it dereferences to one.
 pub struct Thinker<B: Backend> {
@@ -23,11 +26,22 @@ impl<B: Backend> Thinker<B> {
         store: &WeightStore,
         dtype: Dtype,
     ) -> Result<Self, LoadError> {
-        let names = Names { model: "thinker.model", head: "thinker.lm_head" };
-        let model = LanguageModel::load(backend, names, config.thinker.decoder.clone(), store, dtype)?;
+        let model = LanguageModel::load(backend, NAMES, config.thinker.decoder.clone(), store, dtype)?;
         let accept_point =
             config.talker.as_ref().map(|talker| TapPoint::hidden_state(talker.accept_hidden_layer));
         Ok(Self { model, accept_point })
+    }
+
+    /// The embedding table alone, `[vocab, hidden]`, for a device that does not hold the rest.
+    pub fn load_embedding(
+        backend: &B,
+        config: &OmniConfig,
+        store: &WeightStore,
+        dtype: Dtype,
+    ) -> Result<B::Matrix, LoadError> {
+        let decoder = &config.thinker.decoder;
+        let name = format!("{}.embed_tokens.weight", NAMES.model);
+        Loader { backend, store, dtype }.matrix(&[(&name, decoder.vocab_size)], decoder.hidden_size)
     }
 
     /// The language model alone.

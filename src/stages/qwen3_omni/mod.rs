@@ -20,7 +20,7 @@ use crate::stages::code2wav::{Code2WavSettings, Code2WavStage};
 use crate::stages::llm::{LlmSettings, LlmStage, ModelRunner};
 use crate::stages::talker::{TalkerModels, TalkerSettings, TalkerStage};
 use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSpec};
-use crate::tensor::{Backend, Convolution, Dtype, InputRows, WeightStore};
+use crate::tensor::{Backend, Convolution, DeviceError, Dtype, InputRows, WeightStore};
 use crate::text::Tokenizer;
 use crate::transport::Connector;
 
@@ -102,35 +102,76 @@ pub struct BuiltPipeline {
     pub max_model_len: usize,
 }
 
+/// A device for some of the stages.
+#[derive(Debug)]
+pub struct StageDevice<'a, B> {
+    /// Carries the operations out.
+    pub backend: &'a B,
+    /// What it is called in the startup message.
+    pub name: &'a str,
+}
+
+/// The thinker's device.
+pub struct ThinkerDevice<'a, T: Backend, S: Backend> {
+    /// The device.
+    pub device: StageDevice<'a, T>,
+    /// Bytes that the KV caches of the thinker may take; asked once the weights are loaded.
+    pub cache_budget: &'a dyn Fn() -> Result<u64, DeviceError>,
+    /// The table of the thinker's embeddings on the device of the stages that speak, which the talker reads too.
+    pub embedding: EmbeddingFor<'a, T, S>,
+}
+
+/// Gives the embedding table of a thinker on a device for another device.
+type EmbeddingFor<'a, T, S> =
+    &'a dyn Fn(&LanguageModel<T>, &OmniConfig) -> Result<<S as Backend>::Matrix, LoadError>;
+
 /// Everything that the stages are built from.
-struct Builder<'a, B> {
+struct Builder<'a, T: Backend, S: Backend> {
     checkpoint: &'a Checkpoint,
     store: &'a WeightStore,
-    backend: &'a B,
-    /// What the device is called in the startup message.
-    device: &'a str,
+    thinker: ThinkerDevice<'a, T, S>,
+    /// Where talker and vocoder run.
+    speech: StageDevice<'a, S>,
     tokenizer: &'a Arc<Tokenizer>,
     options: &'a PipelineOptions,
     config: OmniConfig,
     defaults: Defaults,
 }
 
-/// Builds the pipeline of a checkpoint on a device, which is called `device` in the startup message.
+/// Builds the pipeline of a checkpoint, all of it on one device with the memory of the process.
 pub fn build<B: Backend + InputRows + Convolution>(
     checkpoint: &Checkpoint,
     store: &WeightStore,
-    (backend, device): (&B, &str),
+    (backend, name): (&B, &str),
+    tokenizer: &Arc<Tokenizer>,
+    options: &PipelineOptions,
+) -> Result<BuiltPipeline, PipelineError> {
+    let thinker = ThinkerDevice {
+        device: StageDevice { backend, name },
+        cache_budget: &|| Ok((free_memory() as f64 * THINKER_CACHE_SHARE) as u64),
+        embedding: &|thinker, _| Ok(thinker.embedding().clone()),
+    };
+    let speech = StageDevice { backend, name };
+    build_on(checkpoint, store, thinker, speech, tokenizer, options)
+}
+
+/// Builds the pipeline of a checkpoint with the thinker on one device and the stages that speak on another.
+pub fn build_on<T: Backend, S: Backend + InputRows + Convolution>(
+    checkpoint: &Checkpoint,
+    store: &WeightStore,
+    thinker: ThinkerDevice<'_, T, S>,
+    speech: StageDevice<'_, S>,
     tokenizer: &Arc<Tokenizer>,
     options: &PipelineOptions,
 ) -> Result<BuiltPipeline, PipelineError> {
     let file = checkpoint.path_of("config.json");
     let config = OmniConfig::parse(&checkpoint.config()?.to_string(), &file)?;
     let defaults = Defaults::read(checkpoint)?;
-    let builder = Builder { checkpoint, store, backend, device, tokenizer, options, config, defaults };
+    let builder = Builder { checkpoint, store, thinker, speech, tokenizer, options, config, defaults };
     builder.build()
 }
 
-impl<B: Backend + InputRows + Convolution> Builder<'_, B> {
+impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
     fn build(self) -> Result<BuiltPipeline, PipelineError> {
         let limit = self.config.thinker.max_position_embeddings;
         let max_model_len = self.options.max_model_len.unwrap_or(limit);
@@ -141,7 +182,8 @@ impl<B: Backend + InputRows + Convolution> Builder<'_, B> {
         if max_model_len < 2 {
             return Err(PipelineError::TooShort { asked: max_model_len });
         }
-        let thinker = Thinker::load(self.backend, &self.config, self.store, self.options.dtype)?;
+        let backend = self.thinker.device.backend;
+        let thinker = Thinker::load(backend, &self.config, self.store, self.options.dtype)?;
         let thinker = Arc::new(thinker.into_language_model());
         let vocabulary_size = thinker.config().vocab_size;
         let mut stages = vec![self.thinker(thinker.clone(), max_model_len)?];
@@ -157,10 +199,11 @@ impl<B: Backend + InputRows + Convolution> Builder<'_, B> {
 
     fn thinker(
         &self,
-        model: Arc<LanguageModel<B>>,
+        model: Arc<LanguageModel<T>>,
         max_model_len: usize,
     ) -> Result<StageSpec, PipelineError> {
-        let budget = self.cache_budget(THINKER_CACHE_SHARE);
+        let caches = (self.thinker.cache_budget)().map_err(LoadError::from)?;
+        let budget = caches / u64::from(self.options.replicas);
         let settings = LlmSettings {
             stage: StageId(0),
             scheduler: THINKER_STEPS,
@@ -186,17 +229,18 @@ impl<B: Backend + InputRows + Convolution> Builder<'_, B> {
             output: Some(Modality::Text),
             max_model_len: Some(max_model_len),
             sampling: self.defaults.thinker.clone(),
-            ..self.stage("thinker", factory)
+            ..self.stage("thinker", self.thinker.device.name, factory)
         })
     }
 
-    fn talker(&self, config: &TalkerConfig, thinker: &LanguageModel<B>) -> Result<StageSpec, PipelineError> {
-        let (backend, dtype) = (self.backend, self.options.dtype);
+    fn talker(&self, config: &TalkerConfig, thinker: &LanguageModel<T>) -> Result<StageSpec, PipelineError> {
+        let (backend, dtype) = (self.speech.backend, self.options.dtype);
         let predictor = CodePredictor::load(backend, config, self.store, dtype)?;
-        let embedding = thinker.embedding().clone();
+        let embedding = (self.thinker.embedding)(thinker, &self.config)?;
         let talker = Talker::load(backend, &self.config, config, embedding, &predictor, self.store, dtype)?;
         let max_model_len = config.max_position_embeddings;
-        let budget = self.cache_budget(TALKER_CACHE_SHARE);
+        let share = free_memory() as f64 * TALKER_CACHE_SHARE;
+        let budget = (share / f64::from(self.options.replicas)) as u64;
         let settings = TalkerSettings {
             stage: StageId(1),
             scheduler: TALKER_STEPS,
@@ -222,36 +266,31 @@ impl<B: Backend + InputRows + Convolution> Builder<'_, B> {
         Ok(StageSpec {
             max_model_len: Some(max_model_len),
             sampling: self.defaults.talker.clone(),
-            ..self.stage("talker", factory)
+            ..self.stage("talker", self.speech.name, factory)
         })
     }
 
     fn code2wav(&self, config: &Code2WavConfig) -> Result<StageSpec, PipelineError> {
-        let model = Arc::new(Code2Wav::load(self.backend, config, self.store, self.options.dtype)?);
+        let model = Arc::new(Code2Wav::load(self.speech.backend, config, self.store, self.options.dtype)?);
         let settings =
             Code2WavSettings { schedule: SCHEDULE, max_windows: VOCODER_WINDOWS, sample_rate: SAMPLE_RATE };
         let factory: StageFactory =
             Arc::new(move || Ok(Box::new(Code2WavStage::new(model.clone(), settings)?) as Box<dyn Stage>));
-        Ok(StageSpec { output: Some(Modality::Audio), ..self.stage("code2wav", factory) })
+        Ok(StageSpec { output: Some(Modality::Audio), ..self.stage("code2wav", self.speech.name, factory) })
     }
 
     /// A stage with what is the same for all of them.
-    fn stage(&self, name: &str, factory: StageFactory) -> StageSpec {
+    fn stage(&self, name: &str, device: &str, factory: StageFactory) -> StageSpec {
         StageSpec {
             name: name.to_owned(),
             output: None,
             replicas: self.options.replicas,
             connector: self.options.connector,
-            device: self.device.to_owned(),
+            device: device.to_owned(),
             max_model_len: None,
             sampling: self.defaults.thinker.clone(),
             factory,
         }
-    }
-
-    /// Bytes that the KV cache of each replica of a stage may take.
-    fn cache_budget(&self, share: f64) -> u64 {
-        (free_memory() as f64 * share / f64::from(self.options.replicas)) as u64
     }
 }
 

@@ -1,8 +1,31 @@
-//! The operations on NVIDIA GPUs: kernels written in CUDA C++, generated PTX, and the compiler that generates it.
+//! The operations on NVIDIA GPUs.
 //!
-//! The sources stand in `kernels/`, one file per family of operations. [`kernels`] embeds them together with the PTX
-//! generated from them, which a driver compiles for its card; [`nvrtc`] generates that PTX with NVIDIA's run-time
-//! compiler, which only developers need.
+//! The kernels stand in `kernels/`, one file per family of operations, written in CUDA C++; [`kernels`] embeds them
+//! together with the PTX generated from them, which a driver compiles for its card, and [`nvrtc`] generates that PTX
+//! with NVIDIA's run-time compiler, which only developers need.
+//!
+//! [`Driver`] is what is needed of a device. [`CudaDevice`] is a GPU behind NVIDIA's driver, found at run time.
+//! [`Cuda`] carries the operations out as launches on one; which kernel fits, and over how many blocks, is worked out
+//! in `variants`, and a step's description in `batch`.
 
+mod attention;
+mod backend;
+mod batch;
+mod device;
+mod driver;
+mod error;
 pub mod kernels;
+mod memory;
+mod mixture;
 pub mod nvrtc;
+mod staging;
+mod stored;
+mod variants;
+
+pub use backend::Cuda;
+pub use batch::CudaBatch;
+pub use device::CudaDevice;
+pub use driver::{Address, Driver, Launch};
+pub use error::{CudaError, NEEDED_DRIVER};
+pub use memory::{CudaBuffer, CudaCache, CudaExperts, CudaMatrix, CudaRouting, CudaVector};
+pub use stored::Stored;
