@@ -22,8 +22,11 @@ pub struct Cuda {
     /// The type of activations and of the cache.
     activations: Stored,
     /// The inverse frequencies of every rotary embedding that was asked for, which do not change from step to step.
-    frequencies: Arc<Mutex<Vec<(Vec<f32>, Arc<Memory>)>>>,
+    frequencies: Arc<Mutex<Vec<Frequencies>>>,
 }
+
+/// Inverse frequencies with the device's copy of them.
+type Frequencies = (Vec<f32>, Arc<Memory>);
 
 impl Cuda {
     /// The operations on a device, with activations kept in a type.

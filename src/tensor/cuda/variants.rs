@@ -48,8 +48,8 @@ pub(super) fn product(
         }
         (Bf16, Bf16, out) => match rows {
             ..=8 => streamed(out.kernel("matvec_mma_f32_8", "matvec_mma_bf16_8"), 8),
-            ..=16 => streamed(out.kernel("matvec_mma_f32_16", "matvec_mma_bf16_16"), 16),
-            ..=STREAMED_ROWS => streamed(out.kernel("matvec_mma_f32_32", "matvec_mma_bf16_32"), 32),
+            9..=16 => streamed(out.kernel("matvec_mma_f32_16", "matvec_mma_bf16_16"), 16),
+            17..=STREAMED_ROWS => streamed(out.kernel("matvec_mma_f32_32", "matvec_mma_bf16_32"), 32),
             _ => tiles(out.kernel("matmul_mma_f32", "matmul_mma_bf16"), 128),
         },
         (F32, weight, F32) if rows <= STREAMED_ROWS_F32 => {
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn more_pairs_take_experts_together() {
         let types = (Bf16, Bf16, Bf16);
-        let path = |rows| expert_path(types, rows * 8, 128, 2048);
+        let path = |rows: usize| expert_path(types, rows * 8, 128, 2048);
         assert_eq!(path(1), ExpertPath::Gathered);
         assert_eq!(path(4), ExpertPath::Gathered);
         assert_eq!(path(5), ExpertPath::Grouped);
