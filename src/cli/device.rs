@@ -1,7 +1,9 @@
-//! `--device`.
+//! `--device`, and what else is said of GPUs.
 
 use std::fmt;
 use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
 
 /// Where a model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +43,50 @@ impl fmt::Display for DeviceArg {
     }
 }
 
+/// How a GPU is used.
+#[derive(Debug, Clone, Args)]
+pub struct GpuArgs {
+    /// The share of a GPU's memory that may be taken, caches included.
+    #[arg(long, default_value_t = 0.9, value_parser = share, value_name = "SHARE")]
+    pub gpu_memory_utilization: f64,
+    /// Do without a library although it is there.
+    #[arg(long, value_enum, value_name = "LIBRARY")]
+    pub without: Vec<LibraryArg>,
+}
+
+impl GpuArgs {
+    /// Whether a library may be used.
+    pub fn wants(&self, library: LibraryArg) -> bool {
+        !self.without.contains(&library)
+    }
+}
+
+/// A library that is used where it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LibraryArg {
+    /// NVIDIA's matrix products.
+    Cublaslt,
+}
+
+/// A share: more than 0 and at most 1.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("it must be a number above 0 and at most 1".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_above_zero_and_at_most_one() {
+        assert_eq!((share("0.9"), share("1")), (Ok(0.9), Ok(1.0)));
+        for text in ["0", "-0.1", "1.01", "90%", "NaN", ""] {
+            assert!(share(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn devices_are_named_and_numbered() {

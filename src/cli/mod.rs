@@ -8,7 +8,7 @@ mod serve;
 
 use clap::{Parser, Subcommand};
 
-pub use device::DeviceArg;
+pub use device::{DeviceArg, GpuArgs, LibraryArg};
 pub use logging::{LogFormat, LogLevel};
 pub use ptx::PtxArgs;
 pub use selftest::SelftestArgs;

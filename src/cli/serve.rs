@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
-use super::DeviceArg;
 use super::logging::{self, LogFormat, LogLevel};
+use super::{DeviceArg, GpuArgs};
 use crate::http::AudioDelta;
 use crate::server;
 
@@ -31,6 +31,9 @@ pub struct ServeArgs {
     /// the CPU.
     #[arg(long, default_value = "cpu")]
     pub device: DeviceArg,
+    /// How a GPU is used.
+    #[command(flatten)]
+    pub gpu: GpuArgs,
     /// Where weights come from.
     #[arg(long, value_enum, default_value = "auto")]
     pub load_format: LoadFormat,

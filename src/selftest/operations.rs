@@ -55,13 +55,7 @@ pub fn compare<B: Backend>(
         with.hold(&Activation { rows, width })?;
         with.hold(&GatedSum { rows, width })?;
     }
-    for (inner, out) in [(64, 48), (264, 37), (2048, 24), (37, 130)] {
-        for rows in [1, 5, 13, 29, 70, 130] {
-            for narrow in [false, true] {
-                with.hold(&Product { rows, inner, out, narrow })?;
-            }
-        }
-    }
+    with.hold_products()?;
     for (head_dim, sections) in [(10, [0; 3]), (32, [6, 5, 5]), (128, [24, 20, 20])] {
         with.hold(&Rotary { rows: 7, head_dim, sections })?;
     }
@@ -82,6 +76,15 @@ pub fn compare<B: Backend>(
     Ok(())
 }
 
+/// Compares matrix products alone, as [`compare`] does.
+pub fn compare_products<B: Backend>(
+    backend: &B,
+    precision: Precision,
+    mut report: impl FnMut(Check),
+) -> Result<(), DeviceError> {
+    Comparison { backend, bound: precision.bound(), report: &mut report }.hold_products()
+}
+
 /// What operations are held against their plain form with.
 struct Comparison<'a, B> {
     /// The device.
@@ -93,6 +96,18 @@ struct Comparison<'a, B> {
 }
 
 impl<B: Backend> Comparison<'_, B> {
+    /// Few rows and many, of widths that a library takes and of others.
+    fn hold_products(&mut self) -> Result<(), DeviceError> {
+        for (inner, out) in [(64, 48), (264, 37), (2048, 24), (37, 130)] {
+            for rows in [1, 5, 13, 29, 70, 130] {
+                for narrow in [false, true] {
+                    self.hold(&Product { rows, inner, out, narrow })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn hold<O: Operation>(&mut self, operation: &O) -> Result<(), DeviceError> {
         let ours = self.backend.scope(|| operation.run(self.backend))?;
         let plain = operation.run(&Plain)?;

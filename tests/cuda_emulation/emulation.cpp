@@ -192,6 +192,7 @@ void wait_for(Wait what) {
 #include "moe_decode.cu"
 #include "moe_prefill.cu"
 #include "sampling.cu"
+#include "dummy.cu"
 
 // Kernels with one mistake each, to show that it is reported.
 ENTRY faulty_barrier(float* out) {
@@ -292,6 +293,9 @@ static const std::map<std::string, emulation::Kernel>& kernels() {
         KERNEL(moe_matmul),
         // sampling.cu
         KERNEL(sample),
+        // dummy.cu
+        KERNEL(dummy_f32),
+        KERNEL(dummy_bf16),
     };
     return all;
 }

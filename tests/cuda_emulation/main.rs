@@ -10,6 +10,7 @@ mod attention;
 mod backend;
 mod device;
 mod driver;
+mod dummy;
 mod embedding;
 mod matmul;
 mod matvec;

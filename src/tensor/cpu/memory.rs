@@ -42,6 +42,8 @@ impl CpuMatrix {
                 *inner.get_or_insert(part.shape[1]),
             )?;
             out += part.shape[0];
+            // Not in the middle of a step.
+            part.make();
         }
         Ok(Self { parts: parts.into(), inner: inner.unwrap_or(0), out })
     }

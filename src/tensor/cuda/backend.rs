@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::batch::{CudaBatch, Part};
 use super::driver::{Driver, Launch, Memory};
+use super::library::{LibraryProduct, ProductShape};
 use super::memory::{CudaBuffer, CudaCache, CudaExperts, CudaMatrix, CudaRouting, CudaVector};
 use super::mixture::other_weights;
 use super::stored::Stored;
 use super::variants;
+use super::weights::{Draws, Weights};
 use crate::tensor::error::{require, require_exact};
 use crate::tensor::{
     AttentionShape, Backend, BatchLimits, DeviceError, ExpertInput, KvShape, RotarySpec, RouteSpec,
@@ -23,6 +25,8 @@ pub struct Cuda {
     activations: Stored,
     /// The inverse frequencies of every rotary embedding that was asked for, which do not change from step to step.
     frequencies: Arc<Mutex<Vec<Frequencies>>>,
+    /// What made-up weights are picked from.
+    draws: Arc<Draws>,
 }
 
 /// Inverse frequencies with the device's copy of them.
@@ -31,16 +35,15 @@ type Frequencies = (Vec<f32>, Arc<Memory>);
 impl Cuda {
     /// The operations on a device, with activations kept in a type.
     pub fn new(driver: Arc<dyn Driver>, activations: Stored) -> Self {
-        Self { driver, activations, frequencies: Arc::default() }
-    }
-
-    /// Bytes of the device's memory that are free.
-    pub fn free_memory(&self) -> Result<u64, DeviceError> {
-        self.driver.free_memory()
+        Self { driver, activations, frequencies: Arc::default(), draws: Arc::default() }
     }
 
     pub(super) fn driver(&self) -> &dyn Driver {
         self.driver.as_ref()
+    }
+
+    fn weights(&self) -> Weights<'_> {
+        Weights { driver: &self.driver, draws: &self.draws }
     }
 
     /// The inverse frequencies on the device.
@@ -70,17 +73,16 @@ impl Backend for Cuda {
     }
 
     fn matrix(&self, parts: Vec<Weight>) -> Result<CudaMatrix, DeviceError> {
-        CudaMatrix::stack(&self.driver, self.activations, &parts)
+        CudaMatrix::stack(self.weights(), self.activations, &parts)
     }
 
     fn vector(&self, weight: &Weight) -> Result<CudaVector, DeviceError> {
-        let values = weight.to_f32();
-        let memory = Memory::holding(&self.driver, bytemuck::cast_slice(&values))?;
-        Ok(CudaVector { memory, length: values.len() })
+        let memory = self.weights().bring(Stored::F32, std::iter::once(weight))?;
+        Ok(CudaVector { memory, length: weight.elements() })
     }
 
     fn experts(&self, experts: Vec<Vec<Weight>>) -> Result<CudaExperts, DeviceError> {
-        CudaExperts::new(&self.driver, self.activations, &experts)
+        CudaExperts::new(self.weights(), self.activations, &experts)
     }
 
     fn buffer(&self, elements: usize) -> Result<CudaBuffer, DeviceError> {
@@ -197,9 +199,20 @@ impl Backend for Cuda {
     ) -> Result<(), DeviceError> {
         require("matmul", "x", x.elements, rows * weight.inner)?;
         require("matmul", "out", out.elements, rows * weight.out)?;
-        let (kernel, grid) =
-            variants::product((x.stored, weight.stored, out.stored), rows, weight.inner, weight.out)
-                .ok_or_else(|| other_weights("matmul", x.stored, weight.stored))?;
+        let (types, inner, width) = ((x.stored, weight.stored, out.stored), weight.inner, weight.out);
+        if variants::suits_a_library(types, rows, inner, width) {
+            let product = LibraryProduct {
+                shape: ProductShape::of(types, rows, inner, width),
+                a: weight.memory.address(),
+                b: x.memory.address(),
+                out: out.memory.address(),
+            };
+            if self.driver.multiply(&product)? {
+                return Ok(());
+            }
+        }
+        let (kernel, grid) = variants::product(types, rows, inner, width)
+            .ok_or_else(|| other_weights("matmul", x.stored, weight.stored))?;
         Launch::new(kernel, grid, 256)
             .memory(&x.memory)
             .memory(&weight.memory)

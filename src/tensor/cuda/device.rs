@@ -9,9 +9,11 @@ use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
+use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
 use super::driver::{Address, Driver, Launch};
 use super::error::{CudaError, NEEDED_DRIVER};
 use super::kernels::{Architecture, FAMILIES};
+use super::library::LibraryProduct;
 use super::staging::Staging;
 use crate::tensor::DeviceError;
 
@@ -28,6 +30,8 @@ pub struct CudaDevice {
     multiprocessors: usize,
     /// The kernels by name.
     functions: HashMap<&'static str, CudaFunction>,
+    /// For products of many rows, where the library is found and not hidden.
+    cublaslt: Option<CublasLt>,
     /// What goes up passes through here.
     staging: Staging,
     /// Everything is queued here.
@@ -35,8 +39,9 @@ pub struct CudaDevice {
 }
 
 impl CudaDevice {
-    /// Finds the driver, checks that it and the device are new enough, and loads the kernels.
-    pub fn open(ordinal: usize) -> Result<Self, CudaError> {
+    /// Finds the driver, checks that it and the device are new enough, and loads the kernels. cuBLASLt is looked for
+    /// if it is wanted; it need not be there.
+    pub fn open(ordinal: usize, want_cublaslt: bool) -> Result<Self, CudaError> {
         let found = driver_version()?.ok_or(CudaError::NoDriver)?;
         if found < NEEDED_DRIVER {
             return Err(CudaError::DriverTooOld { found });
@@ -59,13 +64,31 @@ impl CudaDevice {
         let stream = context.new_stream().map_err(call("make a stream"))?;
         let functions = load_kernels(&context, architecture).map_err(call("load the kernels"))?;
         let staging = Staging::new(&context).map_err(call("take pinned memory"))?;
+        let cublaslt = if want_cublaslt { CublasLt::find(&stream) } else { None };
         let multiprocessors = multiprocessors.unsigned_abs() as usize;
-        Ok(Self { ordinal, name, architecture, multiprocessors, functions, staging, stream })
+        Ok(Self { ordinal, name, architecture, multiprocessors, functions, cublaslt, staging, stream })
     }
 
     /// What it is called in messages: number, name, and the PTX that it runs.
     pub fn describe(&self) -> String {
         format!("cuda:{} ({}, {})", self.ordinal, self.name, self.architecture.name())
+    }
+
+    /// What multiplies many rows: a library with its version, or our own kernels.
+    pub fn products(&self) -> String {
+        self.cublaslt.as_ref().map_or_else(|| "own kernels".to_owned(), CublasLt::describe)
+    }
+
+    /// Bytes of its memory that are free, and all of them.
+    pub fn memory(&self) -> Result<(u64, u64), DeviceError> {
+        let (free, total) =
+            self.stream.context().mem_get_info().map_err(gpu("tell how much memory is free"))?;
+        Ok((free as u64, total as u64))
+    }
+
+    /// Bytes that were taken when it was opened, for the library to work in.
+    pub fn workspace_bytes(&self) -> u64 {
+        if self.cublaslt.is_some() { WORKSPACE_BYTES as u64 } else { 0 }
     }
 
     /// Makes the calling thread one that works with this device.
@@ -79,17 +102,12 @@ impl Driver for CudaDevice {
         self.multiprocessors
     }
 
-    fn free_memory(&self) -> Result<u64, DeviceError> {
-        let (free, _) = self.stream.context().mem_get_info().map_err(gpu("tell how much memory is free"))?;
-        Ok(free as u64)
-    }
-
     fn allocate(&self, bytes: usize) -> Result<Address, DeviceError> {
         self.enter("allocate memory")?;
         // SAFETY: the call has no precondition but a context, which this thread has.
         let address = match unsafe { result::malloc_sync(bytes) } {
             Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                return Err(DeviceError::OutOfMemory { asked: bytes as u64, free: self.free_memory()? });
+                return Err(DeviceError::OutOfMemory { asked: bytes as u64, free: self.memory()?.0 });
             }
             other => other.map_err(gpu("allocate memory"))?,
         };
@@ -147,6 +165,12 @@ impl Driver for CudaDevice {
         // SAFETY: every word is at least as wide as the parameter that it stands for, whose bytes are its low ones on
         // the little-endian machines that there are drivers for. Wrong values can harm the device's memory only.
         unsafe { arguments.launch(shape) }.map(drop).map_err(gpu("launch a kernel"))
+    }
+
+    fn multiply(&self, product: &LibraryProduct) -> Result<bool, DeviceError> {
+        let Some(library) = &self.cublaslt else { return Ok(false) };
+        self.enter("multiply matrices")?;
+        Ok(library.multiply(product))
     }
 }
 
@@ -211,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_a_driver_is_told_so_and_nothing_panics() {
-        match CudaDevice::open(usize::MAX) {
+        match CudaDevice::open(usize::MAX, true) {
             Err(CudaError::NoDriver | CudaError::DriverTooOld { .. } | CudaError::NoDevice { .. }) => {}
             other => panic!("{other:?}"),
         }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::library::LibraryProduct;
 use crate::tensor::DeviceError;
 
 /// An address in the memory of a device.
@@ -19,9 +20,6 @@ const MAX_GRID: usize = 65_535;
 pub trait Driver: fmt::Debug + Send + Sync {
     /// Processors that work on blocks side by side.
     fn multiprocessors(&self) -> usize;
-
-    /// Bytes of memory that are free.
-    fn free_memory(&self) -> Result<u64, DeviceError>;
 
     /// Memory of so many bytes, all zero, aligned to 16; `bytes` is at least 1.
     fn allocate(&self, bytes: usize) -> Result<Address, DeviceError>;
@@ -40,6 +38,9 @@ pub trait Driver: fmt::Debug + Send + Sync {
 
     /// Queues a launch, which has been checked by [`Launch::queue`].
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
+
+    /// Queues a product by a library, where there is one that can do it. False if nothing was queued.
+    fn multiply(&self, product: &LibraryProduct) -> Result<bool, DeviceError>;
 }
 
 /// A piece of a device's memory.
@@ -130,6 +131,12 @@ impl Launch {
             self.too_large.get_or_insert(value);
         }
         self.words.push(value as u64);
+        self
+    }
+
+    /// A `u64`.
+    pub(super) fn wide(mut self, value: u64) -> Self {
+        self.words.push(value);
         self
     }
 

@@ -71,3 +71,22 @@ impl CudaError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_message_is_a_line_with_what_was_found_and_what_is_needed() {
+        let old = || CudaError::DeviceTooOld { ordinal: 1, name: "a GPU".to_owned(), found: (7, 5) };
+        for (error, found, needed) in [
+            (CudaError::NoDriver, "no NVIDIA driver", "CUDA 13.0 or newer"),
+            (CudaError::DriverTooOld { found: (12, 8) }, "CUDA 12.8", "CUDA 13.0 or newer (580 or later)"),
+            (CudaError::NoDevice { asked: 3, found: 2 }, "no GPU 3", "sees 2, numbered from 0"),
+            (old(), "GPU 1 (a GPU) has compute capability 7.5", "8.0 or newer"),
+        ] {
+            let line = error.to_string();
+            assert!(line.contains(found) && line.contains(needed) && !line.contains('\n'), "{line}");
+        }
+    }
+}

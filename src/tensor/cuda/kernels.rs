@@ -87,7 +87,7 @@ macro_rules! header {
 }
 
 /// All families.
-pub const FAMILIES: [Family; 12] = [
+pub const FAMILIES: [Family; 13] = [
     family!("norm"),
     family!("activation"),
     family!("embedding"),
@@ -100,6 +100,7 @@ pub const FAMILIES: [Family; 12] = [
     family!("moe_decode"),
     family!("moe_prefill"),
     family!("sampling"),
+    family!("dummy"),
 ];
 
 /// The files that families include, by name.

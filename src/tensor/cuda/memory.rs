@@ -2,18 +2,13 @@
 
 use std::sync::Arc;
 
-use half::bf16;
-
 use super::driver::{Address, Driver, Memory};
 use super::stored::Stored;
 use super::variants::{MAX_EXPERTS, expert_tiles};
+use super::weights::{Weights, extents, kept_as};
 use crate::tensor::batch::BLOCK_SIZE;
 use crate::tensor::error::{require, require_exact};
-use crate::tensor::weights::Elements;
 use crate::tensor::{DeviceError, KvShape, Weight};
-
-/// Elements that are converted at a time on the way to the device.
-const CHUNK: usize = 1 << 20;
 
 /// Activations.
 #[derive(Debug)]
@@ -64,13 +59,13 @@ pub struct CudaMatrix {
 impl CudaMatrix {
     /// Stacks parts of equal inner width along `out`.
     pub(super) fn stack(
-        driver: &Arc<dyn Driver>,
+        weights: Weights<'_>,
         activations: Stored,
         parts: &[Weight],
     ) -> Result<Self, DeviceError> {
         let (inner, out) = extents("matrix", parts)?;
         let stored = kept_as(activations, parts.iter());
-        let memory = upload_weights(driver, stored, parts.iter())?;
+        let memory = weights.bring(stored, parts.iter())?;
         Ok(Self { memory: Arc::new(memory), stored, inner, out })
     }
 }
@@ -102,7 +97,7 @@ pub struct CudaExperts {
 impl CudaExperts {
     /// Takes experts of equal shape, the parts of each stacked along `out`.
     pub(super) fn new(
-        driver: &Arc<dyn Driver>,
+        weights: Weights<'_>,
         activations: Stored,
         experts: &[Vec<Weight>],
     ) -> Result<Self, DeviceError> {
@@ -117,7 +112,7 @@ impl CudaExperts {
         }
         let parts = experts.iter().flatten();
         let stored = kept_as(activations, parts.clone());
-        let memory = upload_weights(driver, stored, parts)?;
+        let memory = weights.bring(stored, parts)?;
         Ok(Self { memory, stored, experts: experts.len(), inner, out })
     }
 }
@@ -150,7 +145,7 @@ impl CudaCache {
     }
 
     /// Bytes of a block over all layers, keys and values together.
-    pub(super) fn bytes_per_block(stored: Stored, shape: KvShape) -> usize {
+    pub(in crate::tensor) fn bytes_per_block(stored: Stored, shape: KvShape) -> usize {
         2 * shape.layers * shape.kv_heads * BLOCK_SIZE * shape.head_dim * stored.bytes()
     }
 
@@ -213,66 +208,4 @@ impl CudaRouting {
     pub(super) fn active_length(&self) -> usize {
         self.experts.min(self.pairs())
     }
-}
-
-/// Inner width and stacked output width of parts.
-fn extents(operation: &'static str, parts: &[Weight]) -> Result<(usize, usize), DeviceError> {
-    let mut inner = None;
-    let mut out = 0;
-    for part in parts {
-        let &[rows, width] = part.shape.as_slice() else {
-            return Err(DeviceError::Shape {
-                operation,
-                operand: "the shape of a part",
-                have: part.shape.len(),
-                need: 2,
-            });
-        };
-        require_exact(operation, "the inner width of a part", width, *inner.get_or_insert(width))?;
-        out += rows;
-    }
-    Ok((inner.unwrap_or(0), out))
-}
-
-/// The type in which weights are kept: with bf16 activations always bf16, else as they are stored if all agree.
-fn kept_as<'a>(activations: Stored, mut parts: impl Iterator<Item = &'a Weight>) -> Stored {
-    match activations {
-        Stored::Bf16 => Stored::Bf16,
-        Stored::F32 if parts.all(|part| matches!(part.data.0, Elements::Bf16(_))) => Stored::Bf16,
-        Stored::F32 => Stored::F32,
-    }
-}
-
-/// Brings parts to the device one after the other, straight from where they lie if their type is the one to keep.
-fn upload_weights<'a>(
-    driver: &Arc<dyn Driver>,
-    stored: Stored,
-    parts: impl Iterator<Item = &'a Weight> + Clone,
-) -> Result<Memory, DeviceError> {
-    let elements: usize = parts.clone().map(|part| part.shape.iter().product::<usize>()).sum();
-    let memory = Memory::zeros(driver, elements * stored.bytes())?;
-    let mut to = memory.address();
-    let mut send = |bytes: &[u8]| -> Result<(), DeviceError> {
-        driver.upload(bytes, to)?;
-        to += bytes.len() as u64;
-        Ok(())
-    };
-    for part in parts {
-        match (&part.data.0, stored) {
-            (Elements::Bf16(values), Stored::Bf16) => send(bytemuck::cast_slice(values.as_slice()))?,
-            (Elements::F32(values), Stored::F32) => send(bytemuck::cast_slice(values.as_slice()))?,
-            (Elements::F32(values), Stored::Bf16) => {
-                for chunk in values.as_slice().chunks(CHUNK) {
-                    send(&stored.encode(chunk))?;
-                }
-            }
-            (Elements::Bf16(values), Stored::F32) => {
-                for chunk in values.as_slice().chunks(CHUNK) {
-                    let wide: Vec<f32> = chunk.iter().copied().map(bf16::to_f32).collect();
-                    send(bytemuck::cast_slice(&wide))?;
-                }
-            }
-        }
-    }
-    Ok(memory)
 }

@@ -6,26 +6,32 @@
 //!
 //! [`Driver`] is what is needed of a device. [`CudaDevice`] is a GPU behind NVIDIA's driver, found at run time.
 //! [`Cuda`] carries the operations out as launches on one; which kernel fits, and over how many blocks, is worked out
-//! in `variants`, and a step's description in `batch`.
+//! in `variants`, and a step's description in `batch`. Products of many rows go to cuBLASLt (`cublaslt`) where that
+//! library is found and has a way for them, and to our own kernels where not.
 
 mod attention;
 mod backend;
 mod batch;
+mod cublaslt;
 mod device;
 mod driver;
 mod error;
 pub mod kernels;
+mod library;
 mod memory;
 mod mixture;
 pub mod nvrtc;
 mod staging;
 mod stored;
 mod variants;
+mod weights;
 
 pub use backend::Cuda;
 pub use batch::CudaBatch;
 pub use device::CudaDevice;
 pub use driver::{Address, Driver, Launch};
 pub use error::{CudaError, NEEDED_DRIVER};
+pub use library::{ColumnMajor, LibraryProduct, ProductShape};
 pub use memory::{CudaBuffer, CudaCache, CudaExperts, CudaMatrix, CudaRouting, CudaVector};
 pub use stored::Stored;
+pub(super) use weights::kept_as;

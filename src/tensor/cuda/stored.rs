@@ -3,7 +3,7 @@
 use half::bf16;
 
 /// A type in which values are stored. Sums are always f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stored {
     /// 32-bit floats.
     F32,

@@ -8,6 +8,9 @@ use crate::tensor::batch::{BLOCK_SIZE, SequenceSpan};
 const STREAMED_ROWS: usize = 32;
 /// Rows up to which an f32 product is.
 const STREAMED_ROWS_F32: usize = 16;
+/// Rows from which a library, where there is one, takes a product: more than a tile of ours has, and more than any step
+/// that is captured into a graph, whose products must be our own kernels.
+const LIBRARY_ROWS: usize = 129;
 /// Pairs (row, choice) up to which each goes to its expert alone. Above, pairs that chose the same expert share the
 /// reading of its weights.
 pub(super) const GATHERED_PAIRS: usize = 32;
@@ -58,6 +61,20 @@ pub(super) fn product(
         (F32, weight, F32) => tiles(weight.kernel("matmul_f32_f32", "matmul_f32_bf16"), 64),
         _ => None,
     }
+}
+
+/// Whether a product is one for a library: many rows, types that libraries multiply with sums in f32, and rows of
+/// memory that begin at multiples of 16 bytes, without which libraries have slow ways only.
+pub(super) fn suits_a_library(
+    (x, weight, out): (Stored, Stored, Stored),
+    rows: usize,
+    inner: usize,
+    width: usize,
+) -> bool {
+    use Stored::{Bf16, F32};
+    let types = matches!((x, weight, out), (F32, F32, F32) | (Bf16, Bf16, _));
+    let aligned = |width: usize, stored: Stored| (width * stored.bytes()).is_multiple_of(16);
+    types && rows >= LIBRARY_ROWS && aligned(inner, x) && aligned(width, out)
 }
 
 /// How the products with chosen experts are carried out.
@@ -221,6 +238,25 @@ mod tests {
         assert_eq!(product((Bf16, Bf16, Bf16), 129, 2047, 257), Some(("matvec_bf16_bf16_bf16", [33, 33, 1])));
         assert_eq!(product((F32, Bf16, F32), 5, 20, 9), Some(("matvec_f32_bf16_f32", [2, 2, 1])));
         assert_eq!(product((F32, F32, F32), 65, 20, 64), Some(("matmul_f32_f32", [1, 2, 1])));
+    }
+
+    #[test]
+    fn a_library_takes_products_of_many_rows_alone() {
+        let (narrow, logits, exact) = ((Bf16, Bf16, Bf16), (Bf16, Bf16, F32), (F32, F32, F32));
+        for types in [narrow, logits, exact] {
+            assert!(suits_a_library(types, 129, 2048, 768));
+            assert!(!suits_a_library(types, 128, 2048, 768));
+        }
+        // Each width counts in the type that it is stored in.
+        assert!(!suits_a_library(narrow, 500, 2044, 768) && !suits_a_library(narrow, 500, 2048, 772));
+        assert!(suits_a_library(logits, 500, 2048, 772) && !suits_a_library(logits, 500, 2048, 770));
+        assert!(suits_a_library(exact, 500, 2044, 772) && !suits_a_library(exact, 500, 2046, 768));
+        // No library multiplies f32 rows by bf16 weights.
+        assert!(!suits_a_library((F32, Bf16, F32), 500, 2048, 768));
+        // Nor what the kernels for few rows do, or a step of as many sequences as run at a time.
+        for rows in [1, STREAMED_ROWS, STREAMED_ROWS_F32, 64] {
+            assert!(!suits_a_library(narrow, rows, 2048, 768) && !suits_a_library(exact, rows, 2048, 768));
+        }
     }
 
     #[test]

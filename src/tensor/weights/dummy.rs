@@ -6,26 +6,32 @@ use std::sync::OnceLock;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::storage::Weight;
+use super::{Recipe, Weight};
 
 /// Standard deviation of the values.
 const DEVIATION: f32 = 0.02;
 /// Draws in the table; a power of two that 16 bits address.
 const TABLE: usize = 1 << 16;
-/// Values that one task fills.
+/// Values that one task fills; known to `kernels/dummy.cu` too.
 const CHUNK: usize = 1 << 18;
 
-/// Values for a tensor that depend on `seed`, its name and its shape alone: ones for the gain of a norm,
-/// otherwise draws from a normal distribution, in bf16.
+/// A tensor whose values depend on `seed`, its name and its shape alone: ones for the gain of a norm, otherwise
+/// draws from a normal distribution, in bf16.
+pub(super) fn weight(seed: u64, name: &str, shape: &[usize]) -> Weight {
+    let recipe = if is_norm_gain(name) {
+        Recipe::Ones
+    } else {
+        Recipe::Draws { stream: name.bytes().fold(mix(seed), |state, byte| mix(state ^ u64::from(byte))) }
+    };
+    Weight::made_by(recipe, shape.to_vec())
+}
+
+/// The first `count` draws of a stream.
 ///
-/// Each value is one of 65,536 draws made once, picked by 16 random bits, so that gigabytes take seconds.
-pub(super) fn weight(seed: u64, name: &str, shape: &[usize]) -> Option<Weight> {
-    let count = shape.iter().product();
-    if is_norm_gain(name) {
-        return Weight::from_bf16(shape.to_vec(), vec![bf16::ONE; count]);
-    }
+/// Each value is one of 65,536 draws made once, picked by 16 random bits, so that gigabytes take seconds. GPUs do the
+/// same in `kernels/dummy.cu`.
+pub(super) fn values(stream: u64, count: usize) -> Vec<bf16> {
     let table = table();
-    let stream = name.bytes().fold(mix(seed), |state, byte| mix(state ^ u64::from(byte)));
     let mut values = vec![bf16::ZERO; count];
     values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
         let mut counter = stream.wrapping_add(((chunk * CHUNK) as u64) << 1);
@@ -38,7 +44,7 @@ pub(super) fn weight(seed: u64, name: &str, shape: &[usize]) -> Option<Weight> {
             }
         }
     });
-    Weight::from_bf16(shape.to_vec(), values)
+    values
 }
 
 /// Norm gains are named `…norm.weight` throughout the supported models.
@@ -46,8 +52,8 @@ fn is_norm_gain(name: &str) -> bool {
     name.strip_suffix(".weight").is_some_and(|stem| stem.ends_with("norm"))
 }
 
-/// Draws from the normal distribution by the Box–Muller transform.
-fn table() -> &'static [bf16] {
+/// Draws from the normal distribution by the Box–Muller transform, `[65,536]`.
+pub(crate) fn table() -> &'static [bf16] {
     static DRAWS: OnceLock<Vec<bf16>> = OnceLock::new();
     DRAWS.get_or_init(|| {
         (0..TABLE as u64)
@@ -75,10 +81,10 @@ mod tests {
 
     #[test]
     fn values_have_the_deviation_and_repeat_for_a_seed() {
-        let first = weight(7, "a.weight", &[400, 300]).unwrap().to_f32();
-        assert_eq!(first, weight(7, "a.weight", &[400, 300]).unwrap().to_f32());
-        assert_ne!(first, weight(8, "a.weight", &[400, 300]).unwrap().to_f32());
-        assert_ne!(first, weight(7, "b.weight", &[400, 300]).unwrap().to_f32());
+        let first = weight(7, "a.weight", &[400, 300]).to_f32();
+        assert_eq!(first, weight(7, "a.weight", &[400, 300]).to_f32());
+        assert_ne!(first, weight(8, "a.weight", &[400, 300]).to_f32());
+        assert_ne!(first, weight(7, "b.weight", &[400, 300]).to_f32());
         let variance = first.iter().map(|v| v * v).sum::<f32>() / first.len() as f32;
         assert!((variance.sqrt() - DEVIATION).abs() < 5e-4, "{}", variance.sqrt());
     }
@@ -88,7 +94,7 @@ mod tests {
         for name in
             ["model.norm.weight", "layers.0.input_layernorm.weight", "layers.0.self_attn.q_norm.weight"]
         {
-            assert_eq!(weight(7, name, &[3]).unwrap().to_f32(), [1.0; 3]);
+            assert_eq!(weight(7, name, &[3]).to_f32(), [1.0; 3]);
         }
     }
 }

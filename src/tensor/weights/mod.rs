@@ -5,10 +5,13 @@ mod checkpoint;
 mod dummy;
 mod error;
 mod mapped;
+mod recipe;
 mod storage;
 mod store;
 
+pub(crate) use dummy::table as dummy_draws;
 pub use error::WeightError;
+pub(crate) use recipe::Recipe;
 pub use storage::{Dtype, Weight, WeightData};
 pub(crate) use storage::{Element, Elements};
 pub use store::WeightStore;

@@ -1,11 +1,13 @@
 //! A weight in memory: its shape, and a share in whatever holds its elements.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytemuck::Pod;
 use half::bf16;
 use memmap2::Mmap;
+
+use super::Recipe;
 
 /// The type in which weights are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,6 +32,15 @@ pub(super) enum Source {
     Bf16(Vec<bf16>),
     /// As above, in f32.
     F32(Vec<f32>),
+    /// bf16 values that are made when they are first asked for.
+    Made {
+        /// What they are made by.
+        recipe: Recipe,
+        /// How many there are.
+        count: usize,
+        /// The values, once they are made.
+        values: OnceLock<Vec<bf16>>,
+    },
 }
 
 impl Source {
@@ -39,6 +50,9 @@ impl Source {
             Self::Embedded(bytes) => bytes,
             Self::Bf16(values) => bytemuck::cast_slice(values),
             Self::F32(values) => bytemuck::cast_slice(values),
+            Self::Made { recipe, count, values } => {
+                bytemuck::cast_slice(values.get_or_init(|| recipe.values(*count)))
+            }
         }
     }
 }
@@ -70,10 +84,41 @@ impl<T: Pod> SharedSlice<T> {
         Some(Self { source, start, length, element: PhantomData })
     }
 
+    /// Bytes that the elements take.
+    fn size_bytes(&self) -> usize {
+        self.length
+    }
+
+    /// Whether the elements lie in a file, which costs no memory that the system could not take back.
+    fn is_in_a_file(&self) -> bool {
+        matches!(*self.source, Source::Mapped(_) | Source::Embedded(_))
+    }
+
     /// The elements. The constructor has made sure that the range exists and is aligned.
     pub(crate) fn as_slice(&self) -> &[T] {
         let bytes = self.source.bytes().get(self.start..self.start + self.length).unwrap_or_default();
         bytemuck::try_cast_slice(bytes).unwrap_or_default()
+    }
+}
+
+impl SharedSlice<bf16> {
+    /// `count` values that are made when they are first asked for.
+    pub(super) fn made_by(recipe: Recipe, count: usize) -> Self {
+        let source = Source::Made { recipe, count, values: OnceLock::new() };
+        Self {
+            source: Arc::new(source),
+            start: 0,
+            length: count.saturating_mul(size_of::<bf16>()),
+            element: PhantomData,
+        }
+    }
+
+    /// What all of these values are made by, if they are.
+    pub(crate) fn recipe(&self) -> Option<&Recipe> {
+        match &*self.source {
+            Source::Made { recipe, .. } => Some(recipe),
+            _ => None,
+        }
     }
 }
 
@@ -134,6 +179,25 @@ impl Weight {
         Some(Self { shape, data: WeightData(Elements::Bf16(elements)) })
     }
 
+    /// A weight whose bf16 values are made when they are first asked for.
+    pub(super) fn made_by(recipe: Recipe, shape: Vec<usize>) -> Self {
+        let count = shape.iter().fold(1, |product: usize, extent| product.saturating_mul(*extent));
+        Self { shape, data: WeightData(Elements::Bf16(SharedSlice::made_by(recipe, count))) }
+    }
+
+    /// Makes values that are yet to be made, so that nobody waits for them later. A device that makes them itself
+    /// does without.
+    pub(crate) fn make(&self) {
+        if let Elements::Bf16(values) = &self.data.0 {
+            values.as_slice();
+        }
+    }
+
+    /// How many elements it has; the most there can be where the shape asks for more.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().fold(1, |product: usize, extent| product.saturating_mul(*extent))
+    }
+
     /// All elements as f32, copied.
     pub fn to_f32(&self) -> Vec<f32> {
         match &self.data.0 {
@@ -145,8 +209,17 @@ impl Weight {
     /// Bytes that the elements take.
     pub fn size_bytes(&self) -> usize {
         match &self.data.0 {
-            Elements::Bf16(values) => size_of_val(values.as_slice()),
-            Elements::F32(values) => size_of_val(values.as_slice()),
+            Elements::Bf16(values) => values.size_bytes(),
+            Elements::F32(values) => values.size_bytes(),
+        }
+    }
+
+    /// Whether the elements lie in a file, mapped or part of the binary, where the system can drop them from memory
+    /// and read them again.
+    pub fn is_in_a_file(&self) -> bool {
+        match &self.data.0 {
+            Elements::Bf16(values) => values.is_in_a_file(),
+            Elements::F32(values) => values.is_in_a_file(),
         }
     }
 
@@ -154,9 +227,7 @@ impl Weight {
     pub(super) fn into_dtype(self, dtype: Dtype) -> Self {
         match (&self.data.0, dtype) {
             (Elements::F32(values), Dtype::Bfloat16) => {
-                let rounded: Vec<bf16> =
-                    values.as_slice().iter().map(|value| bf16::from_f32(*value)).collect();
-                Self::from_bf16(self.shape.clone(), rounded).unwrap_or(self)
+                Self::made_by(Recipe::Rounded(values.clone()), self.shape)
             }
             _ => self,
         }
@@ -173,6 +244,22 @@ mod tests {
         assert!(matches!(stored.into_dtype(Dtype::Float32).data.0, Elements::Bf16(_)));
         let wide = Weight::from_f32(vec![1], vec![1.0 + 1e-4]).unwrap();
         assert_eq!(wide.into_dtype(Dtype::Bfloat16).to_f32(), [1.0]);
+    }
+
+    #[test]
+    fn values_are_made_when_they_are_asked_for() {
+        let weight = Weight::made_by(Recipe::Ones, vec![3, 2]);
+        let unmade = |weight: &Weight| match &weight.data.0 {
+            Elements::Bf16(values) => {
+                matches!(&*values.source, Source::Made { values, .. } if values.get().is_none())
+            }
+            Elements::F32(_) => false,
+        };
+        assert_eq!((weight.size_bytes(), weight.elements(), weight.is_in_a_file()), (12, 6, false));
+        assert!(unmade(&weight), "its size is known without its values");
+        weight.make();
+        assert!(!unmade(&weight));
+        assert_eq!(weight.to_f32(), [1.0; 6]);
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl WeightStore {
                 .and_then(|shard| shards.get(*shard))
                 .ok_or_else(|| missing(index))?
                 .tensor(name, shape)?,
-            Origin::Dummy { seed } => dummy::weight(*seed, name, shape).ok_or_else(|| missing("dummy"))?,
+            Origin::Dummy { seed } => dummy::weight(*seed, name, shape),
         };
         Ok(weight.into_dtype(dtype))
     }
