@@ -4,21 +4,19 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::device::open_gpu;
+use super::device::{gpu_ledger, open_gpu};
 use crate::cli::{ConnectorArg, DeviceArg, DtypeArg, LoadFormat, ServeArgs};
 use crate::config::{Checkpoint, CheckpointError};
 use crate::models::qwen3_omni::Thinker;
 use crate::stages::Pipeline;
+use crate::stages::device_memory::DeviceMemory;
+use crate::stages::memory_ledger::MemoryLedger;
 use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions, StageDevice, ThinkerDevice};
 use crate::tensor::cpu::Cpu;
 use crate::tensor::cuda::{Cuda, CudaError, Stored};
-use crate::tensor::{DeviceError, Dtype, WeightError, WeightStore};
+use crate::tensor::{DeviceError, Dtype, Outlined, WeightError, WeightStore};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
 use crate::transport::Connector;
-
-/// The share of a GPU's memory that is free after loading which the thinker's KV caches may take. The rest is for
-/// workspaces.
-const GPU_CACHE_SHARE: f64 = 0.8;
 
 /// A checkpoint, ready to be served.
 pub(super) struct LoadedModel {
@@ -38,6 +36,8 @@ pub(super) struct LoadedModel {
     pub(super) location: String,
     /// Whether it is the built-in demo.
     pub(super) is_demo: bool,
+    /// What is to be said of its devices and their memory, in lines.
+    pub(super) notes: Vec<String>,
 }
 
 /// Why a model cannot be loaded. The message names file and tensor.
@@ -76,9 +76,9 @@ pub enum LoadFailure {
         /// Why not.
         cause: Box<CudaError>,
     },
-    /// The CPU cannot be used as asked.
+    /// A device cannot be used as asked.
     #[error(transparent)]
-    Cpu(#[from] DeviceError),
+    Device(#[from] DeviceError),
     /// No pipeline serves this kind of model.
     #[error("{location}: model_type \"{model_type}\" is not served; known: {}", qwen3_omni::MODEL_TYPE)]
     UnknownModelType {
@@ -109,7 +109,7 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         LoadFormat::Auto | LoadFormat::Safetensors => open_weights(&checkpoint)?,
         LoadFormat::Dummy => WeightStore::dummy(args.seed),
     };
-    let gpu = open_gpu(args.device)
+    let gpu = open_gpu(args.device, &args.gpu)
         .map_err(|cause| LoadFailure::Gpu { device: args.device, cause: Box::new(cause) })?;
     let cpu = Cpu::new(args.cpu_threads.map(usize::from))?;
     let cpu_name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
@@ -128,19 +128,21 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
             ConnectorArg::Serialized => Connector::Serialized,
         },
     };
+    let mut notes = Vec::new();
     let built = match gpu {
         None => qwen3_omni::build(&checkpoint, &store, (&cpu, &cpu_name), &tokenizer, &options)?,
         Some(gpu) => {
-            let gpu_name = gpu.describe();
             let stored = if options.dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
+            let ledger = gpu_ledger(&gpu, &args.gpu)?;
+            notes.push(format!("{}: products of many rows by {}", ledger.device(), gpu.products()));
             let cuda = Cuda::new(gpu, stored);
             let embedding = |_: &_, config: &_| Thinker::load_embedding(&cpu, config, &store, options.dtype);
             let thinker = ThinkerDevice {
-                device: StageDevice { backend: &cuda, name: &gpu_name },
-                cache_budget: &|| Ok((cuda.free_memory()? as f64 * GPU_CACHE_SHARE) as u64),
+                device: StageDevice { backend: &cuda, outlined: Outlined::Gpu(stored), ledger },
                 embedding: &embedding,
             };
-            let speech = StageDevice { backend: &cpu, name: &cpu_name };
+            let ledger = MemoryLedger::new(&cpu_name, DeviceMemory::of_process());
+            let speech = StageDevice { backend: &cpu, outlined: Outlined::Process, ledger };
             qwen3_omni::build_on(&checkpoint, &store, thinker, speech, &tokenizer, &options)?
         }
     };
@@ -153,6 +155,7 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         default_name: checkpoint.default_name(),
         location,
         is_demo: checkpoint.is_demo(),
+        notes: [notes, built.memory].concat(),
     })
 }
 

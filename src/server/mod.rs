@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub(crate) use self::device::open_gpu;
+pub(crate) use self::device::{gpu_ledger, open_gpu};
 pub use self::load::LoadFailure;
 use self::load::LoadedModel;
 use self::signals::EndSignals;
@@ -89,6 +89,9 @@ impl RunningServer {
             log_stats: args.log_stats,
             ..RuntimeOptions::default()
         };
+        for line in &model.notes {
+            tracing::info!("{line}");
+        }
         let pipeline = Arc::new(model.pipeline.clone());
         let runtime = Runtime::start(pipeline.clone(), options)?;
         if !runtime.wait_until_up(STAGE_START_DEADLINE).await {

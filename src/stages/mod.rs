@@ -3,12 +3,13 @@
 //! A [`Stage`] is driven by one worker thread. The worker hands it requests and chunks, asks it to plan a step,
 //! launches the step and collects what came out. Nothing here knows of actors, HTTP or the Prometheus registry.
 
-pub mod cache_memory;
 pub mod code2wav;
+pub mod device_memory;
 mod engine_statistics;
 pub mod error;
 pub mod function;
 pub mod llm;
+pub mod memory_ledger;
 pub mod output;
 pub mod pipeline;
 pub mod qwen3_omni;

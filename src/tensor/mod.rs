@@ -3,7 +3,8 @@
 //! [`Backend`] is what every model needs: about fifteen coarse operations over buffers that the caller owns.
 //! [`InputRows`] adds what makes input rows for decoders that are fed with embeddings, [`Convolution`] what turns
 //! rows into a signal. Two implementations stand under [`cpu`]: [`cpu::Plain`] defines every operation by
-//! straightforward loops, [`cpu::Cpu`] is the fast one. [`weights`] finds tensors in a checkpoint; [`batch`]
+//! straightforward loops, [`cpu::Cpu`] is the fast one; [`cuda`] drives GPUs. [`outline`] says what a model will take of
+//! a device before it is loaded. [`weights`] finds tensors in a checkpoint; [`batch`]
 //! describes one step of a decoder, [`windows`] the rows of a signal.
 
 pub mod backend;
@@ -13,6 +14,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod error;
 pub mod input_rows;
+pub mod outline;
 pub mod weights;
 pub mod windows;
 
@@ -21,5 +23,6 @@ pub use batch::{BLOCK_SIZE, BatchLimits, SequenceSpan, StepBatch};
 pub use convolution::{Convolution, KernelShape};
 pub use error::DeviceError;
 pub use input_rows::InputRows;
+pub use outline::{Outline, Outlined};
 pub use weights::{Dtype, Weight, WeightError, WeightStore};
 pub use windows::{WindowRows, Windows};

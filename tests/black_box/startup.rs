@@ -158,6 +158,43 @@ fn a_gpu_that_is_not_there_is_named() {
     assert_refused_with(&["--device", "cuda:999"], &[], &["--device cuda:999", "NVIDIA driver"]);
 }
 
+/// A copy of the checkpoint whose thinker has another value for a field.
+fn with_thinker_field(field: &str, value: u64) -> CheckpointCopy {
+    let checkpoint = CheckpointCopy::new();
+    let mut config: Value = serde_json::from_slice(&checkpoint.read("config.json")).expect("JSON");
+    config["thinker_config"]["text_config"][field] = value.into();
+    checkpoint.write("config.json", config.to_string());
+    checkpoint
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused_before_they_are_made() {
+    // Terabytes of embeddings.
+    let checkpoint = with_thinker_field("vocab_size", 1 << 36);
+    assert_refused_with(
+        &[checkpoint.path(), "--load-format", "dummy"],
+        &[],
+        &["cpu (", "of memory are needed (thinker weights ", "GiB are free"],
+    );
+}
+
+#[test]
+fn a_cache_that_does_not_hold_one_sequence_is_refused() {
+    let checkpoint = with_thinker_field("max_position_embeddings", 1 << 40);
+    assert_refused_with(
+        &[checkpoint.path()],
+        &[],
+        &["the thinker's KV cache of one sequence", "GiB are free", "give a smaller --max-model-len"],
+    );
+}
+
+#[test]
+fn a_share_of_memory_that_is_none_is_named() {
+    let (status, lines) = serve_in_vain(&["--gpu-memory-utilization", "1.5"], &[]);
+    assert_eq!(status, Some(2), "{lines:#?}");
+    assert!(lines[0].contains("--gpu-memory-utilization") && lines[0].contains("at most 1"), "{lines:#?}");
+}
+
 #[test]
 fn a_metric_prefix_that_cannot_be_one_is_named() {
     assert_refused_with(&["--metrics-omni-prefix", "9 lives"], &[], &["--metrics-omni-prefix", "9 lives"]);
@@ -185,6 +222,11 @@ fn dummy_weights_need_none_on_disk() {
     });
     let reply = client::post(server.address, CHAT, &body).json();
     assert_eq!(reply["usage"]["completion_tokens"], 5, "{reply}");
+    let memory = server.startup_log.iter().find(|line| line.contains("memory of cpu ("));
+    let memory = memory.unwrap_or_else(|| panic!("{:#?}", server.startup_log));
+    for part in ["are free; thinker weights ", "talker workspace ", "thinker KV cache "] {
+        assert!(memory.contains(part), "no {part:?} in {memory}");
+    }
 }
 
 #[test]

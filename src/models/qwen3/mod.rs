@@ -10,6 +10,7 @@ mod decoder;
 mod embedded;
 mod feed_forward;
 mod language_model;
+mod size;
 pub mod taps;
 #[cfg(test)]
 mod tests;

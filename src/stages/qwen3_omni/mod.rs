@@ -1,12 +1,14 @@
 //! The Qwen3-Omni pipeline: how a checkpoint becomes stages.
 
 mod defaults;
+mod measure;
 
 use std::sync::Arc;
 
 use thiserror::Error;
 
 use self::defaults::{Defaults, eos_ids};
+use self::measure::CacheBlocks;
 use crate::config::{Checkpoint, CheckpointError};
 use crate::engine::SchedulerConfig;
 use crate::ids::StageId;
@@ -15,12 +17,13 @@ use crate::models::qwen3::LanguageModel;
 use crate::models::qwen3_omni::{
     Code2Wav, Code2WavConfig, CodePredictor, OmniConfig, StreamingSchedule, Talker, TalkerConfig, Thinker,
 };
-use crate::stages::cache_memory::{CacheTooLarge, cache_blocks, free_memory};
 use crate::stages::code2wav::{Code2WavSettings, Code2WavStage};
+use crate::stages::device_memory::DeviceMemory;
 use crate::stages::llm::{LlmSettings, LlmStage, ModelRunner};
+use crate::stages::memory_ledger::{MemoryError, MemoryLedger};
 use crate::stages::talker::{TalkerModels, TalkerSettings, TalkerStage};
-use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSpec};
-use crate::tensor::{Backend, Convolution, DeviceError, Dtype, InputRows, WeightStore};
+use crate::stages::{Modality, Pipeline, Stage, StageError, StageFactory, StageSpec};
+use crate::tensor::{Backend, Convolution, Dtype, InputRows, Outlined, WeightStore};
 use crate::text::Tokenizer;
 use crate::transport::Connector;
 
@@ -32,10 +35,10 @@ pub const MODEL_TYPE: &str = "qwen3_omni_moe";
 const THINKER_STEPS: SchedulerConfig = SchedulerConfig { max_num_batched_tokens: 512, max_num_seqs: 64 };
 /// Bounds of the talker's steps.
 const TALKER_STEPS: SchedulerConfig = SchedulerConfig { max_num_batched_tokens: 512, max_num_seqs: 64 };
-/// The share of the memory that is free at start which the thinker's KV cache may take.
-const THINKER_CACHE_SHARE: f64 = 0.25;
+/// How much the thinker's KV cache gets of what its device has left, in proportion to the talker's.
+const THINKER_CACHE_WEIGHT: f64 = 5.0;
 /// The same for the talker's.
-const TALKER_CACHE_SHARE: f64 = 0.10;
+const TALKER_CACHE_WEIGHT: f64 = 2.0;
 /// The sizes of the vocoder's windows: sound after 0.32 s of speech is there, then every 2 s.
 const SCHEDULE: StreamingSchedule =
     StreamingSchedule { initial_frames: 4, chunk_frames: 25, left_context_frames: 25 };
@@ -86,9 +89,12 @@ pub enum PipelineError {
         /// What was asked for.
         asked: usize,
     },
-    /// The KV cache of one sequence does not fit.
+    /// A device has too little memory.
     #[error(transparent)]
-    Cache(#[from] CacheTooLarge),
+    Memory(#[from] MemoryError),
+    /// A stage refuses its settings.
+    #[error(transparent)]
+    Stage(#[from] StageError),
 }
 
 /// A pipeline, with what the HTTP layer must know of its first stage.
@@ -100,6 +106,8 @@ pub struct BuiltPipeline {
     pub vocabulary_size: usize,
     /// The most tokens of prompt and answer together.
     pub max_model_len: usize,
+    /// What the memory of each device goes to, a line a device.
+    pub memory: Vec<String>,
 }
 
 /// A device for some of the stages.
@@ -107,16 +115,17 @@ pub struct BuiltPipeline {
 pub struct StageDevice<'a, B> {
     /// Carries the operations out.
     pub backend: &'a B,
-    /// What it is called in the startup message.
-    pub name: &'a str,
+    /// What it keeps weights and activations in.
+    pub outlined: Outlined,
+    /// Its memory, with what is taken of it whatever stages it has, and its name. Stages whose devices have the same
+    /// name are on the same device.
+    pub ledger: MemoryLedger,
 }
 
 /// The thinker's device.
 pub struct ThinkerDevice<'a, T: Backend, S: Backend> {
     /// The device.
     pub device: StageDevice<'a, T>,
-    /// Bytes that the KV caches of the thinker may take; asked once the weights are loaded.
-    pub cache_budget: &'a dyn Fn() -> Result<u64, DeviceError>,
     /// The table of the thinker's embeddings on the device of the stages that speak, which the talker reads too.
     pub embedding: EmbeddingFor<'a, T, S>,
 }
@@ -134,8 +143,10 @@ struct Builder<'a, T: Backend, S: Backend> {
     speech: StageDevice<'a, S>,
     tokenizer: &'a Arc<Tokenizer>,
     options: &'a PipelineOptions,
-    config: OmniConfig,
-    defaults: Defaults,
+    config: &'a OmniConfig,
+    defaults: &'a Defaults,
+    /// The most tokens of prompt and answer together.
+    max_model_len: usize,
 }
 
 /// Builds the pipeline of a checkpoint, all of it on one device with the memory of the process.
@@ -146,13 +157,14 @@ pub fn build<B: Backend + InputRows + Convolution>(
     tokenizer: &Arc<Tokenizer>,
     options: &PipelineOptions,
 ) -> Result<BuiltPipeline, PipelineError> {
-    let thinker = ThinkerDevice {
-        device: StageDevice { backend, name },
-        cache_budget: &|| Ok((free_memory() as f64 * THINKER_CACHE_SHARE) as u64),
-        embedding: &|thinker, _| Ok(thinker.embedding().clone()),
+    let device = || StageDevice {
+        backend,
+        outlined: Outlined::Process,
+        ledger: MemoryLedger::new(name, DeviceMemory::of_process()),
     };
-    let speech = StageDevice { backend, name };
-    build_on(checkpoint, store, thinker, speech, tokenizer, options)
+    let embedding = |thinker: &LanguageModel<B>, _: &_| Ok(thinker.embedding().clone());
+    let thinker = ThinkerDevice { device: device(), embedding: &embedding };
+    build_on(checkpoint, store, thinker, device(), tokenizer, options)
 }
 
 /// Builds the pipeline of a checkpoint with the thinker on one device and the stages that speak on another.
@@ -167,54 +179,58 @@ pub fn build_on<T: Backend, S: Backend + InputRows + Convolution>(
     let file = checkpoint.path_of("config.json");
     let config = OmniConfig::parse(&checkpoint.config()?.to_string(), &file)?;
     let defaults = Defaults::read(checkpoint)?;
-    let builder = Builder { checkpoint, store, thinker, speech, tokenizer, options, config, defaults };
+    let max_model_len = max_model_len(checkpoint, &config, options)?;
+    let (config, defaults) = (&config, &defaults);
+    let builder =
+        Builder { checkpoint, store, thinker, speech, tokenizer, options, config, defaults, max_model_len };
     builder.build()
+}
+
+/// The most tokens of prompt and answer together.
+fn max_model_len(
+    checkpoint: &Checkpoint,
+    config: &OmniConfig,
+    options: &PipelineOptions,
+) -> Result<usize, PipelineError> {
+    let limit = config.thinker.max_position_embeddings;
+    let asked = options.max_model_len.unwrap_or(limit);
+    if asked > limit {
+        let location = checkpoint.location();
+        return Err(PipelineError::TooLong { asked, limit, location });
+    }
+    if asked < 2 { Err(PipelineError::TooShort { asked }) } else { Ok(asked) }
 }
 
 impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
     fn build(self) -> Result<BuiltPipeline, PipelineError> {
-        let limit = self.config.thinker.max_position_embeddings;
-        let max_model_len = self.options.max_model_len.unwrap_or(limit);
-        if max_model_len > limit {
-            let location = self.checkpoint.location();
-            return Err(PipelineError::TooLong { asked: max_model_len, limit, location });
-        }
-        if max_model_len < 2 {
-            return Err(PipelineError::TooShort { asked: max_model_len });
-        }
-        let backend = self.thinker.device.backend;
-        let thinker = Thinker::load(backend, &self.config, self.store, self.options.dtype)?;
-        let thinker = Arc::new(thinker.into_language_model());
+        let (blocks, memory) = self.measure()?;
+        let thinker = self.load_thinker()?;
         let vocabulary_size = thinker.config().vocab_size;
-        let mut stages = vec![self.thinker(thinker.clone(), max_model_len)?];
+        let mut stages = vec![self.thinker(thinker.clone(), blocks)?];
         let mut voices = Vec::new();
         if let (Some(talker), Some(code2wav)) = (&self.config.talker, &self.config.code2wav) {
-            stages.push(self.talker(talker, &thinker)?);
-            stages.push(self.code2wav(code2wav)?);
+            stages.push(self.talker(self.load_talker(talker, &thinker)?, blocks));
+            stages.push(self.code2wav(self.load_code2wav(code2wav)?));
             voices = talker.speakers.iter().map(|(name, _)| name.to_lowercase()).collect();
         }
         let pipeline = Pipeline { name: MODEL_TYPE.to_owned(), stages, voices };
-        Ok(BuiltPipeline { pipeline, vocabulary_size, max_model_len })
+        Ok(BuiltPipeline { pipeline, vocabulary_size, max_model_len: self.max_model_len, memory })
     }
 
-    fn thinker(
-        &self,
-        model: Arc<LanguageModel<T>>,
-        max_model_len: usize,
-    ) -> Result<StageSpec, PipelineError> {
-        let caches = (self.thinker.cache_budget)().map_err(LoadError::from)?;
-        let budget = caches / u64::from(self.options.replicas);
+    fn load_thinker(&self) -> Result<Arc<LanguageModel<T>>, PipelineError> {
+        let backend = self.thinker.device.backend;
+        let thinker = Thinker::load(backend, self.config, self.store, self.options.dtype)?;
+        Ok(Arc::new(thinker.into_language_model()))
+    }
+
+    fn thinker(&self, model: Arc<LanguageModel<T>>, blocks: CacheBlocks) -> Result<StageSpec, PipelineError> {
+        let max_model_len = self.max_model_len;
         let settings = LlmSettings {
             stage: StageId(0),
             scheduler: THINKER_STEPS,
-            cache_blocks: cache_blocks(
-                model.kv_bytes_per_block(),
-                max_model_len,
-                THINKER_STEPS.max_num_seqs,
-                budget,
-            )?,
+            cache_blocks: blocks.thinker,
             max_model_len,
-            eos_ids: eos_ids(self.checkpoint, self.tokenizer, &self.config)?,
+            eos_ids: eos_ids(self.checkpoint, self.tokenizer, self.config)?,
             seed: self.options.seed,
             statistics: self.options.statistics,
         };
@@ -229,54 +245,55 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             output: Some(Modality::Text),
             max_model_len: Some(max_model_len),
             sampling: self.defaults.thinker.clone(),
-            ..self.stage("thinker", self.thinker.device.name, factory)
+            ..self.stage("thinker", self.thinker.device.ledger.device(), factory)
         })
     }
 
-    fn talker(&self, config: &TalkerConfig, thinker: &LanguageModel<T>) -> Result<StageSpec, PipelineError> {
+    fn load_talker(
+        &self,
+        config: &TalkerConfig,
+        thinker: &LanguageModel<T>,
+    ) -> Result<Arc<TalkerModels<S>>, PipelineError> {
         let (backend, dtype) = (self.speech.backend, self.options.dtype);
         let predictor = CodePredictor::load(backend, config, self.store, dtype)?;
-        let embedding = (self.thinker.embedding)(thinker, &self.config)?;
-        let talker = Talker::load(backend, &self.config, config, embedding, &predictor, self.store, dtype)?;
-        let max_model_len = config.max_position_embeddings;
-        let share = free_memory() as f64 * TALKER_CACHE_SHARE;
-        let budget = (share / f64::from(self.options.replicas)) as u64;
+        let embedding = (self.thinker.embedding)(thinker, self.config)?;
+        let talker = Talker::load(backend, self.config, config, embedding, &predictor, self.store, dtype)?;
+        let (config, talker_config) = (self.config.clone(), config.clone());
+        Ok(Arc::new(TalkerModels { config, talker_config, talker, predictor }))
+    }
+
+    fn talker(&self, models: Arc<TalkerModels<S>>, blocks: CacheBlocks) -> StageSpec {
+        let max_model_len = models.talker_config.max_position_embeddings;
         let settings = TalkerSettings {
             stage: StageId(1),
             scheduler: TALKER_STEPS,
-            cache_blocks: cache_blocks(
-                talker.kv_bytes_per_block(),
-                max_model_len,
-                TALKER_STEPS.max_num_seqs,
-                budget,
-            )?,
+            cache_blocks: blocks.talker,
             max_model_len,
             seed: self.options.seed,
             statistics: self.options.statistics,
         };
-        let models = Arc::new(TalkerModels {
-            config: self.config.clone(),
-            talker_config: config.clone(),
-            talker,
-            predictor,
-        });
         let factory: StageFactory = Arc::new(move || {
             Ok(Box::new(TalkerStage::new(models.clone(), settings.clone())?) as Box<dyn Stage>)
         });
-        Ok(StageSpec {
+        StageSpec {
             max_model_len: Some(max_model_len),
             sampling: self.defaults.talker.clone(),
-            ..self.stage("talker", self.speech.name, factory)
-        })
+            ..self.stage("talker", self.speech.ledger.device(), factory)
+        }
     }
 
-    fn code2wav(&self, config: &Code2WavConfig) -> Result<StageSpec, PipelineError> {
-        let model = Arc::new(Code2Wav::load(self.speech.backend, config, self.store, self.options.dtype)?);
+    fn load_code2wav(&self, config: &Code2WavConfig) -> Result<Arc<Code2Wav<S>>, PipelineError> {
+        let model = Code2Wav::load(self.speech.backend, config, self.store, self.options.dtype)?;
+        Ok(Arc::new(model))
+    }
+
+    fn code2wav(&self, model: Arc<Code2Wav<S>>) -> StageSpec {
         let settings =
             Code2WavSettings { schedule: SCHEDULE, max_windows: VOCODER_WINDOWS, sample_rate: SAMPLE_RATE };
         let factory: StageFactory =
             Arc::new(move || Ok(Box::new(Code2WavStage::new(model.clone(), settings)?) as Box<dyn Stage>));
-        Ok(StageSpec { output: Some(Modality::Audio), ..self.stage("code2wav", self.speech.name, factory) })
+        let device = self.speech.ledger.device();
+        StageSpec { output: Some(Modality::Audio), ..self.stage("code2wav", device, factory) }
     }
 
     /// A stage with what is the same for all of them.

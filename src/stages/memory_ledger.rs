@@ -1,0 +1,289 @@
+//! The account of a device's memory: what everything takes, and what is left for KV caches. It is made up before
+//! anything is loaded.
+
+use thiserror::Error;
+
+use super::device_memory::{Bytes, DeviceMemory};
+use crate::engine::BlockPool;
+
+/// The account of one device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryLedger {
+    /// What the device is called.
+    device: String,
+    /// What was found.
+    memory: DeviceMemory,
+    /// What is taken, by name.
+    entries: Vec<(String, u64)>,
+    /// Weights that stay in files. The system may drop and read them again, so they are shown, but take nothing.
+    in_files: u64,
+    /// The caches among which the rest is divided.
+    caches: Vec<CacheClaim>,
+}
+
+/// What the KV caches of a stage ask for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CacheClaim {
+    /// The stage.
+    pub stage: String,
+    /// Bytes of a block of tokens.
+    pub bytes_per_block: u64,
+    /// Tokens of the longest sequence, for which there must be room.
+    pub max_model_len: usize,
+    /// Sequences that run at the same time; more room than for as many of full length is of no use.
+    pub max_num_seqs: usize,
+    /// Replicas, each with a cache of its own.
+    pub replicas: u16,
+    /// How much of what is left is wanted, in proportion to the claims of others.
+    pub weight: f64,
+}
+
+impl CacheClaim {
+    /// Blocks for the longest sequence.
+    fn blocks_of_one(&self) -> usize {
+        BlockPool::blocks_for(self.max_model_len)
+    }
+
+    /// Bytes of the longest sequence.
+    pub fn bytes_of_one(&self) -> u64 {
+        (self.blocks_of_one() as u64).saturating_mul(self.bytes_per_block)
+    }
+
+    /// Blocks for each replica out of so many bytes for all; None if they do not hold the longest sequence.
+    fn blocks(&self, bytes: u64) -> Option<usize> {
+        let affordable = bytes / u64::from(self.replicas.max(1)) / self.bytes_per_block.max(1);
+        let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
+        let one = self.blocks_of_one();
+        (affordable >= one).then(|| one.saturating_mul(self.max_num_seqs).min(affordable))
+    }
+}
+
+/// What a stage's KV caches get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheGrant {
+    /// The stage.
+    pub stage: String,
+    /// Blocks of the cache of each replica.
+    pub blocks: usize,
+    /// Bytes of the caches of all replicas.
+    pub bytes: u64,
+}
+
+/// A device has too little memory.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MemoryError {
+    /// Less than what is there anyway.
+    #[error("{device}: {needed} of memory are needed ({entries}) where {found}")]
+    TooLittle {
+        /// The device.
+        device: String,
+        /// What is needed.
+        needed: Bytes,
+        /// By name.
+        entries: String,
+        /// What there is.
+        found: String,
+    },
+    /// What is left does not hold the KV cache of one sequence.
+    #[error(
+        "{device}: the {stage}'s KV cache of one sequence of {tokens} tokens takes {needed}, and {left} are left for it \
+         ({account}); give a smaller --max-model-len"
+    )]
+    CacheTooLarge {
+        /// The device.
+        device: String,
+        /// The stage.
+        stage: String,
+        /// Tokens of the longest sequence.
+        tokens: usize,
+        /// What they take in all replicas.
+        needed: Bytes,
+        /// What is left for them.
+        left: Bytes,
+        /// What there is, and what the rest is needed for.
+        account: String,
+    },
+}
+
+impl MemoryError {
+    /// A stable word for the kind of failure.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::TooLittle { .. } => "too_little_memory",
+            Self::CacheTooLarge { .. } => "kv_cache_too_large",
+        }
+    }
+}
+
+impl MemoryLedger {
+    /// An account without entries.
+    pub fn new(device: &str, memory: DeviceMemory) -> Self {
+        Self { device: device.to_owned(), memory, entries: Vec::new(), in_files: 0, caches: Vec::new() }
+    }
+
+    /// The device that it is the account of.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Enters what is needed whatever is served.
+    pub fn claim(&mut self, what: &str, bytes: u64) {
+        if bytes > 0 {
+            self.entries.push((what.to_owned(), bytes));
+        }
+    }
+
+    /// Enters weights that stay in files.
+    pub fn map(&mut self, bytes: u64) {
+        self.in_files += bytes;
+    }
+
+    /// Enters caches, which get a part of what is left.
+    pub fn claim_cache(&mut self, claim: CacheClaim) {
+        self.caches.push(claim);
+    }
+
+    /// Divides what is left among the caches.
+    pub fn settle(&self) -> Result<Vec<CacheGrant>, MemoryError> {
+        let usable = self.memory.usable();
+        let needed = self.entries.iter().fold(0, |sum: u64, (_, bytes)| sum.saturating_add(*bytes));
+        let left = usable.checked_sub(needed).ok_or_else(|| MemoryError::TooLittle {
+            device: self.device.clone(),
+            needed: Bytes(needed),
+            entries: self.entry_list(),
+            found: self.memory.to_string(),
+        })?;
+        let weights: f64 = self.caches.iter().map(|claim| claim.weight).sum();
+        let grant = |claim: &CacheClaim| {
+            let bytes = (left as f64 * self.memory.cache_share() * claim.weight / weights) as u64;
+            let replicas = u64::from(claim.replicas.max(1));
+            let Some(blocks) = claim.blocks(bytes) else {
+                let needed = claim.bytes_of_one().saturating_mul(replicas);
+                return Err(MemoryError::CacheTooLarge {
+                    device: self.device.clone(),
+                    stage: claim.stage.clone(),
+                    tokens: claim.max_model_len,
+                    needed: Bytes(needed),
+                    left: Bytes(bytes),
+                    account: format!("{}; {}", self.memory, self.entry_list()),
+                });
+            };
+            let bytes = blocks as u64 * claim.bytes_per_block * replicas;
+            Ok(CacheGrant { stage: claim.stage.clone(), blocks, bytes })
+        };
+        self.caches.iter().map(grant).collect()
+    }
+
+    /// The account in a line for the log.
+    pub fn summary(&self, grants: &[CacheGrant]) -> String {
+        let caches = grants.iter().map(|CacheGrant { stage, blocks, bytes }| {
+            format!("; {stage} KV cache {} ({blocks} blocks a replica)", Bytes(*bytes))
+        });
+        let files = match self.in_files {
+            0 => String::new(),
+            bytes => format!("; weights mapped from files {}", Bytes(bytes)),
+        };
+        let (device, memory, entries) = (&self.device, self.memory, self.entry_list());
+        format!("memory of {device}: {memory}; {entries}{files}{}", caches.collect::<String>())
+    }
+
+    fn entry_list(&self) -> String {
+        if self.entries.is_empty() {
+            return "nothing is taken".to_owned();
+        }
+        let entries = self.entries.iter().map(|(what, bytes)| format!("{what} {}", Bytes(*bytes)));
+        entries.collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn gpu(mebibytes: u64) -> MemoryLedger {
+        let total = mebibytes * MIB;
+        MemoryLedger::new(
+            "cuda:0 (a GPU)",
+            DeviceMemory::Gpu { total, free: total, held: 0, utilization: 1.0 },
+        )
+    }
+
+    /// Sequences of 160 tokens, ten blocks of a mebibyte, of which four run at a time.
+    fn claim(stage: &str, weight: f64) -> CacheClaim {
+        CacheClaim {
+            stage: stage.to_owned(),
+            bytes_per_block: MIB,
+            max_model_len: 160,
+            max_num_seqs: 4,
+            replicas: 1,
+            weight,
+        }
+    }
+
+    #[test]
+    fn caches_get_what_the_entries_leave_and_no_more_than_they_can_use() {
+        let blocks = |mebibytes| {
+            let mut ledger = gpu(mebibytes);
+            ledger.claim("thinker weights", 100 * MIB);
+            ledger.claim_cache(claim("thinker", 1.0));
+            ledger.settle().map(|grants| grants[0].blocks)
+        };
+        assert_eq!(blocks(1000), Ok(40));
+        assert_eq!(blocks(125), Ok(25));
+        assert_eq!(blocks(110), Ok(10));
+        let error = blocks(109).unwrap_err();
+        assert_eq!(error.reason(), "kv_cache_too_large");
+        let line = error.to_string();
+        for part in
+            ["cuda:0", "thinker", "160 tokens takes 10.0 MiB", "9.0 MiB are left", "weights 100.0 MiB"]
+        {
+            assert!(line.contains(part), "no {part:?} in {line}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_with_what_was_found() {
+        let mut ledger = gpu(100);
+        ledger.claim("thinker weights", 90 * MIB);
+        ledger.claim("thinker workspace", 11 * MIB);
+        let error = ledger.settle().unwrap_err();
+        assert_eq!(error.reason(), "too_little_memory");
+        assert_eq!(
+            error.to_string(),
+            "cuda:0 (a GPU): 101.0 MiB of memory are needed (thinker weights 90.0 MiB, thinker workspace 11.0 MiB) where \
+             100.0 MiB may be used (--gpu-memory-utilization 1 of 100.0 MiB, 100.0 MiB free)"
+        );
+    }
+
+    #[test]
+    fn the_rest_is_divided_by_weight_and_among_replicas() {
+        let mut ledger = gpu(70);
+        ledger.claim_cache(CacheClaim { replicas: 2, ..claim("thinker", 5.0) });
+        ledger.claim_cache(claim("talker", 2.0));
+        let grants = ledger.settle().unwrap();
+        assert_eq!((grants[0].blocks, grants[0].bytes), (25, 50 * MIB));
+        assert_eq!((grants[1].blocks, grants[1].bytes), (20, 20 * MIB));
+    }
+
+    #[test]
+    fn beside_a_processor_most_of_the_rest_is_left_to_the_system() {
+        let mut ledger = MemoryLedger::new("cpu", DeviceMemory::Process { free: 120 * MIB });
+        ledger.claim("talker workspace", 20 * MIB);
+        // More than there is: it stays in files.
+        ledger.map(1000 * MIB);
+        ledger.claim_cache(claim("thinker", 1.0));
+        let grants = ledger.settle().unwrap();
+        assert_eq!(grants[0].blocks, 35);
+        let line = ledger.summary(&grants);
+        for part in [
+            "memory of cpu: 120.0 MiB are free",
+            "talker workspace 20.0 MiB",
+            "files 1000.0 MiB",
+            "35 blocks",
+        ] {
+            assert!(line.contains(part), "no {part:?} in {line}");
+        }
+    }
+}
