@@ -28,7 +28,7 @@ pub struct Cli {
 pub enum Command {
     /// Serve a model over HTTP; without one, the built-in demo.
     Serve(Box<ServeArgs>),
-    /// Hold every operation of a device against its plain form, and say how fast its memory is.
+    /// Hold every operation of a device against its plain form, and say how fast it is.
     Selftest(SelftestArgs),
     /// Generate kernels/ptx from kernels/ in a source tree.
     #[command(hide = true)]

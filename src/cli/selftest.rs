@@ -6,21 +6,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use serde::Serialize;
 
-use super::DeviceArg;
 use super::logging::{self, LogFormat, LogLevel};
+use super::{DeviceArg, GpuArgs};
 use crate::selftest::operations::{self, Precision};
-use crate::selftest::{Check, bandwidth, thinker};
-use crate::server::open_gpu;
-use crate::tensor::Backend;
+use crate::selftest::report::{MatrixRates, Report, Section};
+use crate::selftest::thinker_speed::{Rates, Subject};
+use crate::selftest::{bandwidth, matrix_rate, thinker};
+use crate::server::{gpu_ledger, open_gpu};
+use crate::stages::device_memory::DeviceMemory;
+use crate::stages::memory_ledger::MemoryLedger;
 use crate::tensor::cpu::Cpu;
 use crate::tensor::cuda::{Cuda, CudaDevice, Stored};
-
-/// f32 values that are copied to measure a GPU: 1 GiB.
-const GPU_COPY: usize = 1 << 28;
-/// The same for a CPU: 128 MiB, more than its caches hold.
-const CPU_COPY: usize = 1 << 25;
+use crate::tensor::{Backend, DeviceError, Outlined};
 
 /// What `selftest` can be told.
 #[derive(Debug, Clone, Args)]
@@ -28,74 +26,88 @@ pub struct SelftestArgs {
     /// The device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: DeviceArg,
+    /// How a GPU is used.
+    #[command(flatten)]
+    pub gpu: GpuArgs,
     /// A directory of golden sets; the thinker is held against those of Qwen3-Omni.
     #[arg(long, value_name = "DIR")]
     pub goldens: Option<PathBuf>,
+    /// A directory with the `config.json` of a Qwen3-Omni model; the speed of its thinker is measured with made-up
+    /// weights.
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
     /// Give the results as one JSON object.
     #[arg(long)]
     pub json: bool,
 }
 
-/// What came out.
-#[derive(Debug, Serialize)]
-struct Report {
-    /// The device.
-    device: String,
-    /// Whether every check is within its bound.
-    ok: bool,
-    /// Checks that are not.
-    failed: usize,
-    /// How long all of it took.
-    seconds: f64,
-    /// Bytes read and written per second by copies.
-    copy_bytes_per_second: f64,
-    /// The checks, by what they ran with.
-    checks: Vec<Section>,
+/// How large a device's work is to be, for figures that say something and do not take long.
+struct Sizes {
+    /// f32 values that are copied; more than any cache holds.
+    copied: usize,
+    /// Rows of the square matrices that are multiplied.
+    side: usize,
+    /// Tokens of a prompt that are computed at a time.
+    prefill_rows: usize,
 }
 
-/// Checks of one kind.
-#[derive(Debug, Serialize)]
-struct Section {
-    /// What they ran with.
-    name: &'static str,
-    /// The checks.
-    checks: Vec<Check>,
-}
+/// Copies of 1 GiB, and prompts of 2,000 tokens at once.
+const GPU_SIZES: Sizes = Sizes { copied: 1 << 28, side: 8192, prefill_rows: 2000 };
+/// Copies of 128 MiB, and parts of prompts after which a slow processor may stop.
+const CPU_SIZES: Sizes = Sizes { copied: 1 << 25, side: 1024, prefill_rows: 250 };
 
 /// Runs all checks, prints them, and fails if one does.
 pub(super) fn run(args: &SelftestArgs) -> Result<(), String> {
     logging::init(LogLevel::Info, LogFormat::Text);
     let start = Instant::now();
-    let gpu = open_gpu(args.device).map_err(|error| format!("--device {}: {error}", args.device))?;
+    let gpu =
+        open_gpu(args.device, &args.gpu).map_err(|error| format!("--device {}: {error}", args.device))?;
     let mut report = match gpu {
-        Some(device) => on_gpu(args, device)?,
+        Some(device) => on_gpu(args, &device)?,
         None => on_cpu(args)?,
     };
     report.seconds = start.elapsed().as_secs_f64();
-    report.failed =
-        report.checks.iter().flat_map(|section| &section.checks).filter(|check| !check.ok).count();
-    report.ok = report.failed == 0;
+    report.judge();
     print(&report, args.json).map_err(|error| error.to_string())?;
     if report.ok { Ok(()) } else { Err(format!("{} checks failed on {}", report.failed, report.device)) }
 }
 
-fn on_gpu(args: &SelftestArgs, device: Arc<CudaDevice>) -> Result<Report, String> {
-    let name = device.describe();
+fn on_gpu(args: &SelftestArgs, device: &Arc<CudaDevice>) -> Result<Report, String> {
+    let ledger = gpu_ledger(device, &args.gpu).map_err(|error| error.to_string())?;
+    let subject = subject(args, ledger, Outlined::Gpu(Stored::Bf16), GPU_SIZES.prefill_rows)?;
     let exact = Cuda::new(device.clone(), Stored::F32);
-    let rounded = Cuda::new(device, Stored::Bf16);
+    let rounded = Cuda::new(device.clone(), Stored::Bf16);
     let checks = vec![
         operations("operations, f32 activations", &exact, Precision::F32)?,
         operations("operations, bf16 activations", &rounded, Precision::Bf16)?,
         goldens(args, &exact)?,
     ];
-    report(name, checks, &exact, GPU_COPY)
+    measure((device.describe(), device.products()), checks, [&rounded, &exact], &GPU_SIZES, subject)
 }
 
 fn on_cpu(args: &SelftestArgs) -> Result<Report, String> {
     let cpu = Cpu::new(None).map_err(|error| error.to_string())?;
     let name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
+    let ledger = MemoryLedger::new(&name, DeviceMemory::of_process());
+    let subject = subject(args, ledger, Outlined::Process, CPU_SIZES.prefill_rows)?;
     let checks = vec![operations("operations", &cpu, Precision::F32)?, goldens(args, &cpu)?];
-    report(name, checks, &cpu, CPU_COPY)
+    measure((name, "own kernels".to_owned()), checks, [&cpu, &cpu], &CPU_SIZES, subject)
+}
+
+/// The model whose speed is measured, if one was named and the device has memory for it.
+fn subject(
+    args: &SelftestArgs,
+    mut ledger: MemoryLedger,
+    outlined: Outlined,
+    prefill_rows: usize,
+) -> Result<Option<Subject>, String> {
+    let Some(directory) = &args.config else { return Ok(None) };
+    let subject = Subject::read(directory, prefill_rows).map_err(|error| error.to_string())?;
+    let [weights, space] = subject.needs(outlined).map_err(|error| error.to_string())?;
+    ledger.claim("thinker weights", weights);
+    ledger.claim("thinker workspace and KV cache", space);
+    ledger.settle().map_err(|error| format!("--config {}: {error}", directory.display()))?;
+    Ok(Some(subject))
 }
 
 fn operations<B: Backend>(name: &'static str, backend: &B, precision: Precision) -> Result<Section, String> {
@@ -115,15 +127,35 @@ fn goldens<B: Backend>(args: &SelftestArgs, backend: &B) -> Result<Section, Stri
     Ok(Section { name: "golden outputs of the thinker, f32", checks })
 }
 
-fn report<B: Backend>(
-    device: String,
+/// Measures a device by two backends on it: the one that serves, and one with f32 activations.
+fn measure<B: Backend>(
+    (device, products): (String, String),
     checks: Vec<Section>,
-    backend: &B,
-    copied: usize,
+    [serving, exact]: [&B; 2],
+    sizes: &Sizes,
+    subject: Option<Subject>,
 ) -> Result<Report, String> {
-    let copy_bytes_per_second =
-        backend.scope(|| bandwidth::measure(backend, copied)).map_err(|error| error.to_string())?;
-    Ok(Report { device, ok: false, failed: 0, seconds: 0.0, copy_bytes_per_second, checks })
+    let figures = || {
+        let copy_bytes_per_second = bandwidth::measure(exact, sizes.copied)?;
+        let bf16 = matrix_rate::measure(serving, sizes.side, true)?;
+        let f32 = matrix_rate::measure(exact, sizes.side, false)?;
+        Ok((copy_bytes_per_second, MatrixRates { bf16, f32 }))
+    };
+    let (copy_bytes_per_second, rates) =
+        exact.scope(figures).map_err(|error: DeviceError| error.to_string())?;
+    let limits = Rates { bytes_per_second: copy_bytes_per_second, operations_per_second: rates.bf16 };
+    let thinker = subject.map(|subject| subject.measure(serving, limits)).transpose();
+    Ok(Report {
+        device,
+        products,
+        ok: false,
+        failed: 0,
+        seconds: 0.0,
+        copy_bytes_per_second,
+        matrix_operations_per_second: rates,
+        thinker: thinker.map_err(|error| error.to_string())?,
+        checks,
+    })
 }
 
 fn print(report: &Report, json: bool) -> std::io::Result<()> {
@@ -132,15 +164,5 @@ fn print(report: &Report, json: bool) -> std::io::Result<()> {
         serde_json::to_writer(&mut out, report)?;
         return writeln!(out);
     }
-    writeln!(out, "{}", report.device)?;
-    for Section { name, checks } in report.checks.iter().filter(|section| !section.checks.is_empty()) {
-        writeln!(out, "\n{name}")?;
-        for Check { subject, case, difference, bound, ok } in checks {
-            let verdict = if *ok { "pass" } else { "FAIL" };
-            writeln!(out, "  {verdict}  {difference:8.1e} of {bound:7.1e}  {subject}: {case}")?;
-        }
-    }
-    let checks: usize = report.checks.iter().map(|section| section.checks.len()).sum();
-    writeln!(out, "\ncopies read and write {:.1} GB/s", report.copy_bytes_per_second / 1e9)?;
-    writeln!(out, "{checks} checks, {} failed, {:.1} s", report.failed, report.seconds)
+    report.write_table(&mut out)
 }

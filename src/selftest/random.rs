@@ -16,6 +16,11 @@ impl Random {
         (0..count).map(|_| value(self.bits())).collect()
     }
 
+    /// A number below `end`.
+    pub(super) fn below(&mut self, end: usize) -> usize {
+        self.bits() as usize % end.max(1)
+    }
+
     fn bits(&mut self) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
