@@ -30,6 +30,7 @@ where
         output,
         replicas,
         connector: Connector::InProcess,
+        async_chunk: true,
         device: "cpu".into(),
         max_model_len: None,
         sampling: SamplingParams::default(),

@@ -354,6 +354,7 @@ impl Pipeline {
                     },
                     events: entry.events.clone(),
                     next: next.map(|bound| bound.replica.worker.chunks.clone()),
+                    async_chunk: self.stages.get(index + 1).is_none_or(|next| next.async_chunk),
                 }
             })
             .collect()

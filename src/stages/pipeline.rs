@@ -30,6 +30,8 @@ pub struct StageSpec {
     pub replicas: u16,
     /// How chunks come to it from the stage before.
     pub connector: Connector,
+    /// Whether they come as they are made. If not, all of them come when the stage before is done with the request.
+    pub async_chunk: bool,
     /// The device its replicas run on, for the startup message.
     pub device: String,
     /// The longest sequence it takes, if it is an engine.

@@ -286,6 +286,7 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             output: None,
             replicas: self.options.replicas,
             connector: self.options.connector,
+            async_chunk: true,
             device: device.to_owned(),
             max_model_len: None,
             sampling: self.defaults.thinker.clone(),
