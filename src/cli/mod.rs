@@ -8,6 +8,8 @@ mod serve;
 
 use clap::{Parser, Subcommand};
 
+use crate::stages::Registry;
+
 pub use device::DeviceArg;
 pub use logging::{LogFormat, LogLevel};
 pub use ptx::PtxArgs;
@@ -36,10 +38,10 @@ pub enum Command {
 }
 
 impl Cli {
-    /// Carries the command out. The error is one line for the user.
-    pub fn run(self) -> Result<(), String> {
+    /// Carries the command out, with the custom stages of `registry`. The error is one line for the user.
+    pub fn run(self, registry: Registry) -> Result<(), String> {
         match self.command {
-            Command::Serve(args) => serve::run(*args),
+            Command::Serve(args) => serve::run(*args, registry),
             Command::Selftest(args) => selftest::run(&args),
             Command::Ptx(args) => ptx::run(&args),
         }

@@ -9,6 +9,7 @@ use super::DeviceArg;
 use super::logging::{self, LogFormat, LogLevel};
 use crate::http::AudioDelta;
 use crate::server;
+use crate::stages::Registry;
 
 /// What `serve` can be told.
 #[derive(Debug, Clone, Args)]
@@ -140,9 +141,9 @@ impl From<AudioDeltaArg> for AudioDelta {
 }
 
 /// Serves until a signal comes.
-pub(super) fn run(args: ServeArgs) -> Result<(), String> {
+pub(super) fn run(args: ServeArgs, registry: Registry) -> Result<(), String> {
     logging::init(args.log_level, args.log_format);
-    server::run(&args).map_err(|error| error.to_string())
+    server::run(&args, registry).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use super::device::open_gpu;
 use crate::cli::{ConnectorArg, DeviceArg, DtypeArg, LoadFormat, ServeArgs};
 use crate::config::{Checkpoint, CheckpointError};
 use crate::models::qwen3_omni::Thinker;
-use crate::stages::Pipeline;
 use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions, StageDevice, ThinkerDevice};
+use crate::stages::{Pipeline, Registry};
 use crate::tensor::cpu::Cpu;
 use crate::tensor::cuda::{Cuda, CudaError, Stored};
 use crate::tensor::{DeviceError, Dtype, WeightError, WeightStore};
@@ -90,7 +90,7 @@ pub enum LoadFailure {
 }
 
 /// Loads what the command line asks for.
-pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
+pub(super) fn load(args: &ServeArgs, _registry: &Registry) -> Result<LoadedModel, LoadFailure> {
     let checkpoint = match &args.model {
         Some(directory) => Checkpoint::open(directory)?,
         None => Checkpoint::demo(),

@@ -34,9 +34,9 @@ pub(super) fn app_state(
     args: &ServeArgs,
     runtime: &Runtime,
 ) -> AppState {
-    let stage = |spec: &crate::stages::StageSpec| StageShape {
+    let stage = |(index, spec): (usize, &crate::stages::StageSpec)| StageShape {
         name: spec.name.clone(),
-        output: spec.output,
+        output: model.pipeline.gives(index),
         default_sampling: spec.sampling.clone(),
     };
     AppState {
@@ -49,11 +49,11 @@ pub(super) fn app_state(
             names,
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             root: model.location.clone(),
-            max_model_len: u32::try_from(model.max_model_len).unwrap_or(u32::MAX),
+            max_model_len: Some(u32::try_from(model.max_model_len).unwrap_or(u32::MAX)),
             notice: model.is_demo.then(|| DEMO_NOTICE.to_owned()),
         },
         pipeline: PipelineShape {
-            stages: model.pipeline.stages.iter().map(stage).collect(),
+            stages: model.pipeline.stages.iter().enumerate().map(stage).collect(),
             modalities: model.pipeline.modalities(),
             default_modalities: args.default_modalities.iter().map(|kind| modality(*kind)).collect(),
             voices: model.pipeline.voices.clone(),

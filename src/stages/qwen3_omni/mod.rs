@@ -22,7 +22,7 @@ use crate::stages::talker::{TalkerModels, TalkerSettings, TalkerStage};
 use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSpec};
 use crate::tensor::{Backend, Convolution, DeviceError, Dtype, InputRows, WeightStore};
 use crate::text::Tokenizer;
-use crate::transport::Connector;
+use crate::transport::{Connector, PayloadKind};
 
 /// `model_type` of the checkpoints that this pipeline serves.
 pub const MODEL_TYPE: &str = "qwen3_omni_moe";
@@ -227,6 +227,7 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
         });
         Ok(StageSpec {
             output: Some(Modality::Text),
+            sends: Some(PayloadKind::Tokens),
             max_model_len: Some(max_model_len),
             sampling: self.defaults.thinker.clone(),
             ..self.stage("thinker", self.thinker.device.name, factory)
@@ -264,6 +265,8 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             Ok(Box::new(TalkerStage::new(models.clone(), settings.clone())?) as Box<dyn Stage>)
         });
         Ok(StageSpec {
+            takes: Some(PayloadKind::Tokens),
+            sends: Some(PayloadKind::Codes),
             max_model_len: Some(max_model_len),
             sampling: self.defaults.talker.clone(),
             ..self.stage("talker", self.speech.name, factory)
@@ -276,20 +279,27 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             Code2WavSettings { schedule: SCHEDULE, max_windows: VOCODER_WINDOWS, sample_rate: SAMPLE_RATE };
         let factory: StageFactory =
             Arc::new(move || Ok(Box::new(Code2WavStage::new(model.clone(), settings)?) as Box<dyn Stage>));
-        Ok(StageSpec { output: Some(Modality::Audio), ..self.stage("code2wav", self.speech.name, factory) })
+        Ok(StageSpec {
+            takes: Some(PayloadKind::Codes),
+            output: Some(Modality::Audio),
+            ..self.stage("code2wav", self.speech.name, factory)
+        })
     }
 
     /// A stage with what is the same for all of them.
     fn stage(&self, name: &str, device: &str, factory: StageFactory) -> StageSpec {
         StageSpec {
             name: name.to_owned(),
+            takes: None,
             output: None,
+            sends: None,
             replicas: self.options.replicas,
             connector: self.options.connector,
             async_chunk: true,
             device: device.to_owned(),
             max_model_len: None,
             sampling: self.defaults.thinker.clone(),
+            families: Vec::new(),
             factory,
         }
     }
