@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::device::open_gpu;
-use crate::cli::{ConnectorArg, DeviceArg, DtypeArg, LoadFormat, ServeArgs};
-use crate::config::{Checkpoint, CheckpointError};
+use super::deployment::{Deployment, read_layers};
+use crate::cli::{DeviceArg, LoadFormat, ServeArgs};
+use crate::config::deploy::{DeployError, Notes, PipelineChoice};
+use crate::config::{Checkpoint, CheckpointError, Deploy};
 use crate::models::qwen3_omni::Thinker;
 use crate::stages::Pipeline;
 use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions, StageDevice, ThinkerDevice};
@@ -14,7 +15,6 @@ use crate::tensor::cpu::Cpu;
 use crate::tensor::cuda::{Cuda, CudaError, Stored};
 use crate::tensor::{DeviceError, Dtype, WeightError, WeightStore};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
-use crate::transport::Connector;
 
 /// The share of a GPU's memory that is free after loading which the thinker's KV caches may take. The rest is for
 /// workspaces.
@@ -46,6 +46,9 @@ pub enum LoadFailure {
     /// The directory is not a checkpoint that can be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// It cannot be deployed as asked.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
     /// Its tokenizer cannot be used.
     #[error("{location}: {cause}")]
     Tokenizer {
@@ -69,9 +72,11 @@ pub enum LoadFailure {
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
     /// The GPU cannot be used as asked.
-    #[error("--device {device}: {cause}")]
+    #[error("{asked} {device}: {cause}")]
     Gpu {
-        /// What was asked for.
+        /// Who asks for it.
+        asked: String,
+        /// What is asked for.
         device: DeviceArg,
         /// Why not.
         cause: Box<CudaError>,
@@ -89,16 +94,41 @@ pub enum LoadFailure {
     },
 }
 
-/// Loads what the command line asks for.
-pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
+/// How the server would deploy the model of a command line, and what its log would say of that.
+pub fn effective_deploy(args: &ServeArgs) -> Result<(Deploy, Notes), LoadFailure> {
+    let mut notes = Notes::default();
+    let layers = read_layers(&args.deploy, &mut notes)?;
+    let checkpoint = (layers.pipeline()? != PipelineChoice::Custom).then(|| open_checkpoint(args));
+    let checkpoint = checkpoint.transpose()?;
+    let Deployment { deploy, notes, .. } =
+        Deployment::of(checkpoint.as_ref(), &layers, args.deploy.device, notes)?;
+    Ok((deploy, notes))
+}
+
+/// Opens the checkpoint that the command line names.
+fn open_checkpoint(args: &ServeArgs) -> Result<Checkpoint, LoadFailure> {
     let checkpoint = match &args.model {
         Some(directory) => Checkpoint::open(directory)?,
         None => Checkpoint::demo(),
     };
-    let location = checkpoint.location();
     let model_type = checkpoint.identity()?.model_type;
     if model_type != qwen3_omni::MODEL_TYPE {
-        return Err(LoadFailure::UnknownModelType { location, model_type });
+        return Err(LoadFailure::UnknownModelType { location: checkpoint.location(), model_type });
+    }
+    Ok(checkpoint)
+}
+
+/// Loads what the command line asks for.
+pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
+    let mut notes = Notes::default();
+    let layers = read_layers(&args.deploy, &mut notes)?;
+    let checkpoint = open_checkpoint(args)?;
+    let location = checkpoint.location();
+    let Deployment { deploy, gpu, notes } =
+        Deployment::of(Some(&checkpoint), &layers, args.deploy.device, notes)?;
+    deploy.check_custom_stages(&[])?;
+    for note in notes.lines() {
+        tracing::info!("{note}");
     }
     let tokenizer = Tokenizer::from_files(&checkpoint.tokenizer_files()?)
         .map_err(|cause| LoadFailure::Tokenizer { location: location.clone(), cause })?;
@@ -109,32 +139,17 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         LoadFormat::Auto | LoadFormat::Safetensors => open_weights(&checkpoint)?,
         LoadFormat::Dummy => WeightStore::dummy(args.seed),
     };
-    let gpu = open_gpu(args.device)
-        .map_err(|cause| LoadFailure::Gpu { device: args.device, cause: Box::new(cause) })?;
     let cpu = Cpu::new(args.cpu_threads.map(usize::from))?;
     let cpu_name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
-    let options = PipelineOptions {
-        dtype: match args.dtype {
-            DtypeArg::Auto => Dtype::Auto,
-            DtypeArg::Float32 => Dtype::Float32,
-            DtypeArg::Bfloat16 => Dtype::Bfloat16,
-        },
-        max_model_len: args.max_model_len,
-        seed: args.seed,
-        statistics: args.log_stats,
-        replicas: args.num_replicas,
-        connector: match args.connector {
-            ConnectorArg::InProcess => Connector::InProcess,
-            ConnectorArg::Serialized => Connector::Serialized,
-        },
-    };
+    let dtype = deploy.dtype;
+    let options = PipelineOptions { seed: args.seed, statistics: args.log_stats, deploy };
     let built = match gpu {
         None => qwen3_omni::build(&checkpoint, &store, (&cpu, &cpu_name), &tokenizer, &options)?,
         Some(gpu) => {
             let gpu_name = gpu.describe();
-            let stored = if options.dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
+            let stored = if dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
             let cuda = Cuda::new(gpu, stored);
-            let embedding = |_: &_, config: &_| Thinker::load_embedding(&cpu, config, &store, options.dtype);
+            let embedding = |_: &_, config: &_| Thinker::load_embedding(&cpu, config, &store, dtype);
             let thinker = ThinkerDevice {
                 device: StageDevice { backend: &cuda, name: &gpu_name },
                 cache_budget: &|| Ok((cuda.free_memory()? as f64 * GPU_CACHE_SHARE) as u64),

@@ -1,5 +1,6 @@
 //! A server put together: checkpoint, pipeline, actors, HTTP.
 
+mod deployment;
 mod device;
 mod load;
 mod signals;
@@ -16,8 +17,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub(crate) use self::device::open_gpu;
-pub use self::load::LoadFailure;
 use self::load::LoadedModel;
+pub use self::load::{LoadFailure, effective_deploy};
 use self::signals::EndSignals;
 use self::state::app_state;
 use crate::actors::runtime::{Runtime, RuntimeOptions};
