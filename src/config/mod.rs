@@ -5,6 +5,10 @@
 pub mod checkpoint;
 mod demo;
 pub mod deploy;
+pub mod document;
+pub mod source;
+pub mod spelling;
 
 pub use checkpoint::{Checkpoint, CheckpointError, ModelIdentity, TokenizerFiles};
 pub use deploy::{Deploy, StageDeploy};
+pub use source::{Source, Sources};

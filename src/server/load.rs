@@ -4,34 +4,30 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::device::open_gpu;
-use crate::cli::{ConnectorArg, DeviceArg, DtypeArg, LoadFormat, ServeArgs};
-use crate::config::{Checkpoint, CheckpointError};
+use super::deployment::{Deployment, read_layers};
+use crate::cli::{DeviceArg, LoadFormat, ServeArgs};
+use crate::config::deploy::{DeployError, Notes, PipelineChoice};
+use crate::config::{Checkpoint, CheckpointError, Deploy};
 use crate::models::qwen3_omni::Thinker;
-use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions, StageDevice, ThinkerDevice};
-use crate::stages::{Pipeline, Registry};
+use crate::stages::qwen3_omni::{
+    self, BuiltPipeline, PipelineError, PipelineOptions, StageDevice, ThinkerDevice,
+};
+use crate::stages::{Pipeline, PlacementError, Registry};
 use crate::tensor::cpu::Cpu;
-use crate::tensor::cuda::{Cuda, CudaError, Stored};
+use crate::tensor::cuda::{Cuda, CudaDevice, CudaError, Stored};
 use crate::tensor::{DeviceError, Dtype, WeightError, WeightStore};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
-use crate::transport::Connector;
 
 /// The share of a GPU's memory that is free after loading which the thinker's KV caches may take. The rest is for
 /// workspaces.
 const GPU_CACHE_SHARE: f64 = 0.8;
 
-/// A checkpoint, ready to be served.
+/// A pipeline, ready to be served.
 pub(super) struct LoadedModel {
     /// The stages.
     pub(super) pipeline: Pipeline,
-    /// Text to token ids and back.
-    pub(super) tokenizer: Arc<Tokenizer>,
-    /// Messages to text.
-    pub(super) template: Option<ChatTemplate>,
-    /// Token ids that the model takes are below this.
-    pub(super) vocabulary_size: usize,
-    /// The most tokens of prompt and answer together.
-    pub(super) max_model_len: usize,
+    /// What stands between text and tokens; `None` for a pipeline without a model.
+    pub(super) text: Option<ModelText>,
     /// The name it is served under if none is given.
     pub(super) default_name: String,
     /// Where it was read from.
@@ -40,12 +36,38 @@ pub(super) struct LoadedModel {
     pub(super) is_demo: bool,
 }
 
+/// The text side of a checkpoint.
+pub(super) struct ModelText {
+    /// Text to token ids and back.
+    pub(super) tokenizer: Arc<Tokenizer>,
+    /// Messages to text.
+    pub(super) template: Option<ChatTemplate>,
+    /// Token ids that the model takes are below this.
+    pub(super) vocabulary_size: usize,
+    /// The most tokens of prompt and answer together.
+    pub(super) max_model_len: usize,
+}
+
 /// Why a model cannot be loaded. The message names file and tensor.
 #[derive(Debug, Error)]
 pub enum LoadFailure {
     /// The directory is not a checkpoint that can be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// It cannot be deployed as asked.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
+    /// Its custom stages cannot be placed as asked.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// A model was named, and the deployment has none.
+    #[error(
+        "{model}: pipeline custom has no model; leave it out, or name the pipeline of one in the deploy file"
+    )]
+    NoModel {
+        /// What was named.
+        model: String,
+    },
     /// Its tokenizer cannot be used.
     #[error("{location}: {cause}")]
     Tokenizer {
@@ -69,9 +91,11 @@ pub enum LoadFailure {
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
     /// The GPU cannot be used as asked.
-    #[error("--device {device}: {cause}")]
+    #[error("{asked} {device}: {cause}")]
     Gpu {
-        /// What was asked for.
+        /// Who asks for it.
+        asked: String,
+        /// What is asked for.
         device: DeviceArg,
         /// Why not.
         cause: Box<CudaError>,
@@ -89,71 +113,110 @@ pub enum LoadFailure {
     },
 }
 
-/// Loads what the command line asks for.
-pub(super) fn load(args: &ServeArgs, _registry: &Registry) -> Result<LoadedModel, LoadFailure> {
+/// How the server would deploy what a command line asks for, and what its log would say of that.
+pub fn effective_deploy(args: &ServeArgs, registry: &Registry) -> Result<(Deploy, Notes), LoadFailure> {
+    let (_, Deployment { deploy, notes, .. }) = read_deployment(args, registry)?;
+    Ok((deploy, notes))
+}
+
+/// Opens the checkpoint, if the pipeline has one, and reads how it is to be deployed.
+fn read_deployment(
+    args: &ServeArgs,
+    registry: &Registry,
+) -> Result<(Option<Checkpoint>, Deployment), LoadFailure> {
+    let mut notes = Notes::default();
+    let layers = read_layers(&args.deploy, &mut notes)?;
+    let checkpoint = match (layers.pipeline()?, &args.model) {
+        (PipelineChoice::Custom, None) => None,
+        (PipelineChoice::Custom, Some(model)) => {
+            return Err(LoadFailure::NoModel { model: model.display().to_string() });
+        }
+        _ => Some(open_checkpoint(args)?),
+    };
+    let deployment = Deployment::of(checkpoint.as_ref(), &layers, args.deploy.device, notes)?;
+    deployment.deploy.check_custom_stages(&registry.names().collect::<Vec<_>>())?;
+    registry.check_settings(&deployment.deploy)?;
+    Ok((checkpoint, deployment))
+}
+
+/// Opens the checkpoint that the command line names.
+fn open_checkpoint(args: &ServeArgs) -> Result<Checkpoint, LoadFailure> {
     let checkpoint = match &args.model {
         Some(directory) => Checkpoint::open(directory)?,
         None => Checkpoint::demo(),
     };
-    let location = checkpoint.location();
     let model_type = checkpoint.identity()?.model_type;
     if model_type != qwen3_omni::MODEL_TYPE {
-        return Err(LoadFailure::UnknownModelType { location, model_type });
+        return Err(LoadFailure::UnknownModelType { location: checkpoint.location(), model_type });
     }
+    Ok(checkpoint)
+}
+
+/// Loads what the command line asks for.
+pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel, LoadFailure> {
+    let (checkpoint, Deployment { deploy, gpu, notes }) = read_deployment(args, registry)?;
+    for note in notes.lines() {
+        tracing::info!("{note}");
+    }
+    let Some(checkpoint) = checkpoint else {
+        let location = args.deploy.deploy_config.as_ref().map(|file| file.display().to_string());
+        return Ok(LoadedModel {
+            pipeline: registry.place(&deploy, None, args.log_stats)?,
+            text: None,
+            default_name: deploy.pipeline,
+            location: location.unwrap_or_default(),
+            is_demo: false,
+        });
+    };
+    let (models_pipeline, text) = load_model(args, &checkpoint, deploy.clone(), gpu)?;
+    Ok(LoadedModel {
+        pipeline: registry.place(&deploy, Some(models_pipeline), args.log_stats)?,
+        text: Some(text),
+        default_name: checkpoint.default_name(),
+        location: checkpoint.location(),
+        is_demo: checkpoint.is_demo(),
+    })
+}
+
+/// Loads a model, with the stages of its own.
+fn load_model(
+    args: &ServeArgs,
+    checkpoint: &Checkpoint,
+    deploy: Deploy,
+    gpu: Option<Arc<CudaDevice>>,
+) -> Result<(Pipeline, ModelText), LoadFailure> {
+    let location = checkpoint.location();
     let tokenizer = Tokenizer::from_files(&checkpoint.tokenizer_files()?)
         .map_err(|cause| LoadFailure::Tokenizer { location: location.clone(), cause })?;
     let tokenizer = Arc::new(tokenizer);
-    let template = ChatTemplate::from_checkpoint(&checkpoint)
+    let template = ChatTemplate::from_checkpoint(checkpoint)
         .map_err(|cause| LoadFailure::Template { location: location.clone(), cause })?;
     let store = match args.load_format {
-        LoadFormat::Auto | LoadFormat::Safetensors => open_weights(&checkpoint)?,
+        LoadFormat::Auto | LoadFormat::Safetensors => open_weights(checkpoint)?,
         LoadFormat::Dummy => WeightStore::dummy(args.seed),
     };
-    let gpu = open_gpu(args.device)
-        .map_err(|cause| LoadFailure::Gpu { device: args.device, cause: Box::new(cause) })?;
     let cpu = Cpu::new(args.cpu_threads.map(usize::from))?;
     let cpu_name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
-    let options = PipelineOptions {
-        dtype: match args.dtype {
-            DtypeArg::Auto => Dtype::Auto,
-            DtypeArg::Float32 => Dtype::Float32,
-            DtypeArg::Bfloat16 => Dtype::Bfloat16,
-        },
-        max_model_len: args.max_model_len,
-        seed: args.seed,
-        statistics: args.log_stats,
-        replicas: args.num_replicas,
-        connector: match args.connector {
-            ConnectorArg::InProcess => Connector::InProcess,
-            ConnectorArg::Serialized => Connector::Serialized,
-        },
-    };
+    let dtype = deploy.dtype;
+    let options = PipelineOptions { seed: args.seed, statistics: args.log_stats, deploy };
     let built = match gpu {
-        None => qwen3_omni::build(&checkpoint, &store, (&cpu, &cpu_name), &tokenizer, &options)?,
+        None => qwen3_omni::build(checkpoint, &store, (&cpu, &cpu_name), &tokenizer, &options)?,
         Some(gpu) => {
             let gpu_name = gpu.describe();
-            let stored = if options.dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
+            let stored = if dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
             let cuda = Cuda::new(gpu, stored);
-            let embedding = |_: &_, config: &_| Thinker::load_embedding(&cpu, config, &store, options.dtype);
+            let embedding = |_: &_, config: &_| Thinker::load_embedding(&cpu, config, &store, dtype);
             let thinker = ThinkerDevice {
                 device: StageDevice { backend: &cuda, name: &gpu_name },
                 cache_budget: &|| Ok((cuda.free_memory()? as f64 * GPU_CACHE_SHARE) as u64),
                 embedding: &embedding,
             };
             let speech = StageDevice { backend: &cpu, name: &cpu_name };
-            qwen3_omni::build_on(&checkpoint, &store, thinker, speech, &tokenizer, &options)?
+            qwen3_omni::build_on(checkpoint, &store, thinker, speech, &tokenizer, &options)?
         }
     };
-    Ok(LoadedModel {
-        pipeline: built.pipeline,
-        tokenizer,
-        template,
-        vocabulary_size: built.vocabulary_size,
-        max_model_len: built.max_model_len,
-        default_name: checkpoint.default_name(),
-        location,
-        is_demo: checkpoint.is_demo(),
-    })
+    let BuiltPipeline { pipeline, vocabulary_size, max_model_len } = built;
+    Ok((pipeline, ModelText { tokenizer, template, vocabulary_size, max_model_len }))
 }
 
 fn open_weights(checkpoint: &Checkpoint) -> Result<WeightStore, LoadFailure> {

@@ -1,5 +1,6 @@
 //! A server put together: checkpoint, pipeline, actors, HTTP.
 
+mod deployment;
 mod device;
 mod load;
 mod program;
@@ -17,8 +18,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub(crate) use self::device::open_gpu;
-pub use self::load::LoadFailure;
 use self::load::LoadedModel;
+pub use self::load::{LoadFailure, effective_deploy};
 pub use self::program::Server;
 use self::signals::EndSignals;
 use self::state::app_state;

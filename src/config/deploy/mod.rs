@@ -2,38 +2,60 @@
 //!
 //! A [`Deploy`] is complete: what nobody set has its built-in value. Values come, later ones winning, from what is built
 //! in, the checkpoint's own files, the deploy file, options of the command line, and `--stage-overrides`; where each
-//! one came from is kept beside it.
+//! one came from is kept beside it. What one of these says is a [`Layer`]; [`resolve`] puts them together.
 
-mod source;
-
-use std::collections::BTreeMap;
+mod edges;
+mod error;
+mod file;
+mod inert;
+pub mod keys;
+mod layer;
+mod notes;
+mod placement;
+mod resolve;
+mod row;
+mod sampling;
+mod show;
 
 use serde_json::Value;
 
-pub use self::source::Source;
+pub use self::error::{DeployError, Fault};
+pub use self::file::OVERRIDES_OPTION;
+pub use self::layer::Layer;
+pub use self::notes::Notes;
+pub use self::placement::{Placement, ServerDevice};
+pub use self::resolve::{DeployLayers, DeployOptions, PipelineChoice, resolve};
+use crate::config::Sources;
 use crate::engine::{SamplingParams, SchedulerConfig};
+use crate::tensor::Dtype;
 use crate::transport::Connector;
+
+/// The pipeline that has no stages but custom ones, and so needs no model.
+pub const CUSTOM_PIPELINE: &str = "custom";
+/// As many replicas may a stage have.
+pub const MOST_REPLICAS: u16 = 64;
 
 /// The deployment of a pipeline.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deploy {
     /// Which pipeline it is, such as `qwen3_omni_moe`, or [`CUSTOM_PIPELINE`].
     pub pipeline: String,
+    /// Type of weights and activations.
+    pub dtype: Dtype,
+    /// Whether chunks go on as they are made, where no stage says otherwise.
+    pub async_chunk: bool,
     /// Its stages in the order in which a request visits them. The place of a stage is its `stage_id`.
     pub stages: Vec<StageDeploy>,
-    /// Where values came from.
+    /// Where `pipeline`, `dtype` and `async_chunk` came from.
     pub sources: Sources,
 }
-
-/// The pipeline that has no stages but custom ones, and so needs no model.
-pub const CUSTOM_PIPELINE: &str = "custom";
 
 /// The deployment of one stage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageDeploy {
     /// What it is called: `thinker`, `talker`, `code2wav`, or the name of a custom stage.
     pub name: String,
-    /// Whether it belongs to the model or was registered by the user.
+    /// What it does.
     pub kind: StageKind,
     /// Where it runs.
     pub device: Placement,
@@ -41,33 +63,33 @@ pub struct StageDeploy {
     pub num_replicas: u16,
     /// Bounds of its steps, if it is an engine: `max_num_seqs` and `max_num_batched_tokens`.
     pub scheduler: SchedulerConfig,
-    /// The most tokens of a sequence, if it is to be less than what the model was made for.
+    /// The most tokens of a sequence, if it is an engine and this is known.
     pub max_model_len: Option<usize>,
     /// Sampling parameters of requests that do not set their own; those of a code predictor included.
     pub sampling: SamplingParams,
     /// How chunks come to it from the stage before; of no meaning for the first one.
     pub input: EdgeDeploy,
+    /// What its own entry says of `async_chunk`; [`EdgeDeploy::async_chunk`] is what comes of it.
+    pub async_chunk: Option<bool>,
+    /// Where values came from, by their keys, such as `num_replicas` or `default_sampling_params.temperature`; those of
+    /// the connector before it by `connector` and by the keys of its `extra`.
+    pub sources: Sources,
 }
 
-/// Whose stage it is.
+/// What a stage does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StageKind {
-    /// The model's.
-    Model,
-    /// The user's: `custom_stage: NAME`. The name is the stage's.
+    /// An engine of the model's that writes text.
+    Thinker,
+    /// An engine of the model's that writes codec frames.
+    Talker,
+    /// Makes sound of codec frames.
+    Vocoder,
+    /// The user's own: `custom_stage: NAME`. The name is the stage's.
     Custom {
         /// `settings`, as they stand there; null where there are none.
         settings: Value,
     },
-}
-
-/// Where a stage runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placement {
-    /// On the CPU.
-    Cpu,
-    /// On the GPU of this number.
-    Cuda(usize),
 }
 
 /// An edge: how chunks go from one stage to the next.
@@ -94,40 +116,70 @@ pub struct CodecChunks {
     pub max_windows: usize,
 }
 
-/// Where values came from, by the value's path, such as `stages.1.num_replicas`. What is not listed is built in.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sources(BTreeMap<String, Source>);
-
-impl Sources {
-    /// Notes where a value came from.
-    pub fn note(&mut self, path: impl Into<String>, source: Source) {
-        self.0.insert(path.into(), source);
+impl StageKind {
+    /// Whether it generates tokens, and so schedules, caches and samples.
+    pub fn is_engine(&self) -> bool {
+        matches!(self, Self::Thinker | Self::Talker)
     }
 
-    /// Where a value came from.
-    pub fn of(&self, path: &str) -> &Source {
-        self.0.get(path).unwrap_or(&Source::BuiltIn)
+    /// Whether it can run on a GPU.
+    pub fn runs_on_gpu(&self) -> bool {
+        matches!(self, Self::Thinker)
     }
 }
 
 impl StageDeploy {
-    /// A stage of a model with built-in values.
-    pub fn new(name: &str) -> Self {
+    /// A stage with built-in values. A step of so many tokens takes a large model some seconds on a CPU, and nothing can
+    /// be aborted while it runs.
+    pub fn new(name: &str, kind: StageKind) -> Self {
         Self {
             name: name.to_owned(),
-            kind: StageKind::Model,
+            kind,
             device: Placement::Cpu,
             num_replicas: 1,
             scheduler: SchedulerConfig { max_num_batched_tokens: 512, max_num_seqs: 64 },
             max_model_len: None,
             sampling: SamplingParams::default(),
             input: EdgeDeploy::default(),
+            async_chunk: None,
+            sources: Sources::default(),
         }
     }
 
     /// A custom stage with built-in values.
     pub fn custom(name: &str, settings: Value) -> Self {
-        Self { kind: StageKind::Custom { settings }, ..Self::new(name) }
+        Self::new(name, StageKind::Custom { settings })
+    }
+}
+
+impl Deploy {
+    /// A pipeline with built-in values, of these stages.
+    pub fn new(pipeline: &str, stages: Vec<StageDeploy>) -> Self {
+        let sources = Sources::default();
+        Self { pipeline: pipeline.to_owned(), dtype: Dtype::Auto, async_chunk: true, stages, sources }
+    }
+
+    /// The stage of the model that does this, if there is one.
+    pub fn stage_of(&self, kind: &StageKind) -> Option<&StageDeploy> {
+        self.stages.iter().find(|stage| stage.kind == *kind)
+    }
+
+    /// Checks that every custom stage is one of those that were registered.
+    ///
+    /// # Errors
+    ///
+    /// Names the first that is not, and where it stands.
+    pub fn check_custom_stages(&self, registered: &[&str]) -> Result<(), DeployError> {
+        let custom = |stage: &&StageDeploy| matches!(stage.kind, StageKind::Custom { .. });
+        for stage in self.stages.iter().filter(custom) {
+            if !registered.contains(&stage.name.as_str()) {
+                let at = stage.sources.of("custom_stage").clone();
+                let known = registered.iter().map(|name| (*name).to_owned()).collect();
+                let fault = Fault::UnknownCustomStage { name: stage.name.clone(), known };
+                return Err(DeployError::Inconsistent { at, fault });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -143,3 +195,6 @@ impl Default for CodecChunks {
         Self { initial_frames: 4, chunk_frames: 25, left_context_frames: 25, max_windows: 4 }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,17 @@
 //! From a deployment to a pipeline: the model's stages, and the registered ones where the deployment has them.
 
+use std::sync::Arc;
+
+use serde_json::Value;
 use thiserror::Error;
 
+use super::description::CustomStage;
 use super::registry::Registry;
 use super::settings::SettingsError;
-use crate::config::StageDeploy;
-use crate::config::deploy::{Deploy, Placement, StageKind};
+use crate::config::deploy::{Deploy, StageKind};
+use crate::config::{Source, StageDeploy};
 use crate::ids::StageId;
-use crate::stages::{Pipeline, StageSpec, WiringError};
+use crate::stages::{Pipeline, StageFactory, StageSpec, WiringError};
 
 /// Why the stages of a deployment do not make a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -29,8 +33,10 @@ pub enum PlacementError {
         name: String,
     },
     /// Its settings are not what it takes.
-    #[error("stage {stage} ({name}): {cause}")]
+    #[error("{at}: stage {stage} ({name}): {cause}")]
     Settings {
+        /// Where they stand.
+        at: Source,
         /// Its place.
         stage: StageId,
         /// Its name.
@@ -44,8 +50,25 @@ pub enum PlacementError {
 }
 
 impl Registry {
+    /// Checks that all custom stages of a deployment are registered and take the settings that they are given there.
+    pub fn check_settings(&self, deploy: &Deploy) -> Result<(), PlacementError> {
+        for (stage, placed) in (0..).map(StageId).zip(&deploy.stages) {
+            let StageKind::Custom { settings } = &placed.kind else { continue };
+            let description = self.description(stage, &placed.name)?;
+            if let Err(cause) = description.check(settings) {
+                let at = match placed.sources.of("settings") {
+                    Source::BuiltIn => placed.sources.of("custom_stage"),
+                    place => place,
+                };
+                let (name, at) = (placed.name.clone(), at.clone());
+                return Err(PlacementError::Settings { at, stage, name, cause });
+            }
+        }
+        Ok(())
+    }
+
     /// Puts custom stages where `deploy` has them: among the stages of `model`, or by themselves. With `statistics`,
-    /// what they count is kept.
+    /// what they count is kept. Settings are not checked again.
     pub fn place(
         &self,
         deploy: &Deploy,
@@ -57,8 +80,11 @@ impl Registry {
         let mut stages = Vec::with_capacity(deploy.stages.len());
         for (stage, placed) in (0..).map(StageId).zip(&deploy.stages) {
             stages.push(match &placed.kind {
-                StageKind::Custom { .. } => self.custom(stage, placed, statistics)?,
-                _ => models_stages
+                StageKind::Custom { settings } => {
+                    let description = self.description(stage, &placed.name)?;
+                    spec(description, settings, stage, placed, statistics)
+                }
+                StageKind::Thinker | StageKind::Talker | StageKind::Vocoder => models_stages
                     .next()
                     .ok_or_else(|| PlacementError::NotTheModels { stage, name: placed.name.clone() })?,
             });
@@ -68,44 +94,35 @@ impl Registry {
         Ok(pipeline)
     }
 
-    fn custom(
-        &self,
-        stage: StageId,
-        deploy: &StageDeploy,
-        statistics: bool,
-    ) -> Result<StageSpec, PlacementError> {
-        let name = deploy.name.clone();
-        let description = self
-            .get(&name)
-            .ok_or_else(|| PlacementError::Unregistered { stage, name: name.clone() })?
-            .clone();
-        let StageKind::Custom { settings } = deploy.kind.clone() else {
-            return Err(PlacementError::Unregistered { stage, name });
-        };
-        description.check(&settings).map_err(|cause| PlacementError::Settings {
-            stage,
-            name: name.clone(),
-            cause,
-        })?;
-        Ok(StageSpec {
-            name,
-            takes: description.takes,
-            output: description.output,
-            sends: description.sends,
-            replicas: deploy.num_replicas,
-            connector: deploy.input.connector,
-            async_chunk: deploy.input.async_chunk,
-            device: match deploy.device {
-                Placement::Cpu => "cpu".to_owned(),
-                Placement::Cuda(index) => format!("cuda:{index}"),
-            },
-            max_model_len: None,
-            sampling: deploy.sampling.clone(),
-            families: description.families.clone(),
-            factory: {
-                let deploy = deploy.clone();
-                std::sync::Arc::new(move || description.build(&settings, stage, &deploy, statistics))
-            },
-        })
+    fn description(&self, stage: StageId, name: &str) -> Result<&CustomStage, PlacementError> {
+        self.get(name).ok_or_else(|| PlacementError::Unregistered { stage, name: name.to_owned() })
+    }
+}
+
+/// A custom stage as its deployment says.
+fn spec(
+    description: &CustomStage,
+    settings: &Value,
+    stage: StageId,
+    deploy: &StageDeploy,
+    statistics: bool,
+) -> StageSpec {
+    let factory: StageFactory = {
+        let (description, settings, deploy) = (description.clone(), settings.clone(), deploy.clone());
+        Arc::new(move || description.build(&settings, stage, &deploy, statistics))
+    };
+    StageSpec {
+        name: deploy.name.clone(),
+        takes: description.takes,
+        output: description.output,
+        sends: description.sends,
+        replicas: deploy.num_replicas,
+        connector: deploy.input.connector,
+        async_chunk: deploy.input.async_chunk,
+        device: deploy.device.to_string(),
+        max_model_len: None,
+        sampling: deploy.sampling.clone(),
+        families: description.families.clone(),
+        factory,
     }
 }

@@ -1,5 +1,6 @@
 //! Where a value of the configuration came from.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -38,5 +39,21 @@ impl fmt::Display for Source {
             Self::InOption { option, path } if path.is_empty() => f.write_str(option),
             Self::InOption { option, path } => write!(f, "{option} {path}"),
         }
+    }
+}
+
+/// Where values came from, by their path, such as `default_sampling_params.temperature`. What is not listed is built in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources(BTreeMap<String, Source>);
+
+impl Sources {
+    /// Notes where a value came from.
+    pub fn note(&mut self, path: impl Into<String>, source: Source) {
+        self.0.insert(path.into(), source);
+    }
+
+    /// Where a value came from.
+    pub fn of(&self, path: &str) -> &Source {
+        self.0.get(path).unwrap_or(&Source::BuiltIn)
     }
 }
