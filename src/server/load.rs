@@ -72,10 +72,10 @@ pub enum LoadFailure {
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
     /// The GPU cannot be used as asked.
-    #[error("{asked} {device}: {cause}")]
+    #[error("{asked_by} {device}: {cause}")]
     Gpu {
         /// Who asks for it.
-        asked: String,
+        asked_by: String,
         /// What is asked for.
         device: DeviceArg,
         /// Why not.
@@ -124,10 +124,9 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
     let layers = read_layers(&args.deploy, &mut notes)?;
     let checkpoint = open_checkpoint(args)?;
     let location = checkpoint.location();
-    let Deployment { deploy, gpu, notes } =
-        Deployment::of(Some(&checkpoint), &layers, args.deploy.device, notes)?;
-    deploy.check_custom_stages(&[])?;
-    for note in notes.lines() {
+    let deployment = Deployment::of(Some(&checkpoint), &layers, args.deploy.device, notes)?;
+    deployment.deploy.check_custom_stages(&[])?;
+    for note in deployment.notes.lines() {
         tracing::info!("{note}");
     }
     let tokenizer = Tokenizer::from_files(&checkpoint.tokenizer_files()?)
@@ -141,6 +140,8 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
     };
     let cpu = Cpu::new(args.cpu_threads.map(usize::from))?;
     let cpu_name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
+    let gpu = deployment.gpu()?;
+    let deploy = deployment.deploy;
     let dtype = deploy.dtype;
     let options = PipelineOptions { seed: args.seed, statistics: args.log_stats, deploy };
     let built = match gpu {
