@@ -91,10 +91,10 @@ pub enum LoadFailure {
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
     /// The GPU cannot be used as asked.
-    #[error("{asked} {device}: {cause}")]
+    #[error("{asked_by} {device}: {cause}")]
     Gpu {
         /// Who asks for it.
-        asked: String,
+        asked_by: String,
         /// What is asked for.
         device: DeviceArg,
         /// Why not.
@@ -154,10 +154,12 @@ fn open_checkpoint(args: &ServeArgs) -> Result<Checkpoint, LoadFailure> {
 
 /// Loads what the command line asks for.
 pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel, LoadFailure> {
-    let (checkpoint, Deployment { deploy, gpu, notes }) = read_deployment(args, registry)?;
-    for note in notes.lines() {
+    let (checkpoint, deployment) = read_deployment(args, registry)?;
+    for note in deployment.notes.lines() {
         tracing::info!("{note}");
     }
+    let gpu = deployment.gpu()?;
+    let deploy = deployment.deploy;
     let Some(checkpoint) = checkpoint else {
         let location = args.deploy.deploy_config.as_ref().map(|file| file.display().to_string());
         return Ok(LoadedModel {

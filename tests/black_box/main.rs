@@ -8,6 +8,7 @@ mod checkpoint_copy;
 mod client;
 mod client_requests;
 mod demo;
+mod deploy;
 mod disconnects;
 #[path = "../compare/sets.rs"]
 mod golden_sets;
