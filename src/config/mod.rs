@@ -1,8 +1,9 @@
-//! What the server is told before it starts: the checkpoint and, later, the deployment.
+//! What the server is told before it starts: the checkpoint, and where it comes from.
 
 #![deny(clippy::indexing_slicing)]
 
 pub mod checkpoint;
 mod demo;
+pub mod hub;
 
 pub use checkpoint::{Checkpoint, CheckpointError, ModelIdentity, TokenizerFiles};

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::device::open_gpu;
 use crate::cli::{ConnectorArg, DeviceArg, DtypeArg, LoadFormat, ServeArgs};
+use crate::config::hub::{self, HubError, HubSettings, ModelPlace, Wanted};
 use crate::config::{Checkpoint, CheckpointError};
 use crate::models::qwen3_omni::Thinker;
 use crate::stages::Pipeline;
@@ -43,6 +44,9 @@ pub(super) struct LoadedModel {
 /// Why a model cannot be loaded. The message names file and tensor.
 #[derive(Debug, Error)]
 pub enum LoadFailure {
+    /// It is not found under its name, or cannot be downloaded.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The directory is not a checkpoint that can be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -91,10 +95,7 @@ pub enum LoadFailure {
 
 /// Loads what the command line asks for.
 pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
-    let checkpoint = match &args.model {
-        Some(directory) => Checkpoint::open(directory)?,
-        None => Checkpoint::demo(),
-    };
+    let (checkpoint, default_name) = open(args)?;
     let location = checkpoint.location();
     let model_type = checkpoint.identity()?.model_type;
     if model_type != qwen3_omni::MODEL_TYPE {
@@ -150,10 +151,39 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
         template,
         vocabulary_size: built.vocabulary_size,
         max_model_len: built.max_model_len,
-        default_name: checkpoint.default_name(),
+        default_name,
         location,
         is_demo: checkpoint.is_demo(),
     })
+}
+
+/// Opens the checkpoint that is asked for, downloaded if it must be, and gives the name that it has by default.
+fn open(args: &ServeArgs) -> Result<(Checkpoint, String), LoadFailure> {
+    let Some(given) = &args.model else {
+        let demo = Checkpoint::demo();
+        let name = demo.default_name();
+        return match &args.revision {
+            None => Ok((demo, name)),
+            Some(revision) => Err(hub::no_revisions(revision, &demo.location()).into()),
+        };
+    };
+    let wanted = match args.load_format {
+        LoadFormat::Auto | LoadFormat::Safetensors => Wanted::Everything,
+        LoadFormat::Dummy => Wanted::AllButWeights,
+    };
+    let settings = || HubSettings::from_environment(|name| std::env::var_os(name));
+    match hub::locate(given, args.revision.as_deref(), wanted, settings)? {
+        ModelPlace::Directory(directory) => {
+            let checkpoint = Checkpoint::open(directory)?;
+            let name = checkpoint.default_name();
+            Ok((checkpoint, name))
+        }
+        ModelPlace::Snapshot(snapshot) => {
+            let hub::Snapshot { repository, revision, commit, directory } = snapshot;
+            tracing::info!("{repository} at {revision} is commit {commit}, in {}", directory.display());
+            Ok((Checkpoint::open(directory)?, repository.to_string()))
+        }
+    }
 }
 
 fn open_weights(checkpoint: &Checkpoint) -> Result<WeightStore, LoadFailure> {
