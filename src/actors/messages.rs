@@ -115,6 +115,10 @@ pub struct Job {
     pub events: RequestSink,
     /// The edge to the replica of the next stage that the request is bound to.
     pub next: Option<EdgeSender>,
+    /// Whether the stage's output goes there, too, and not to the client.
+    pub passes_output_on: bool,
+    /// Whether chunks go there as they are made. If not, all of them go when this stage is done.
+    pub async_chunk: bool,
 }
 
 /// The replica cannot take the request: it is gone, or its queue is full.

@@ -334,6 +334,7 @@ impl Pipeline {
         stages
             .map(|(index, (spec, _))| {
                 let next = entry.route.get(index + 1);
+                let passes_output_on = self.passes_output_on(index);
                 let prompt = request.prompt.clone();
                 let sampling = request.sampling.get(index).unwrap_or(&spec.sampling).clone();
                 Job {
@@ -348,12 +349,14 @@ impl Pipeline {
                         choices: request.choices,
                         priority: request.priority,
                         arrived: request.arrived,
-                        to_client: wanted(spec.output),
-                        to_next: next.is_some(),
+                        to_client: wanted(self.gives(index)),
+                        to_next: next.is_some() && !passes_output_on,
                         cancelled: entry.cancelled.clone(),
                     },
                     events: entry.events.clone(),
                     next: next.map(|bound| bound.replica.worker.chunks.clone()),
+                    passes_output_on,
+                    async_chunk: self.stages.get(index + 1).is_none_or(|next| next.async_chunk),
                 }
             })
             .collect()

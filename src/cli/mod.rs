@@ -1,5 +1,7 @@
 //! The command line: one file per subcommand.
 
+mod config;
+mod deploy;
 mod device;
 mod logging;
 mod ptx;
@@ -8,11 +10,15 @@ mod serve;
 
 use clap::{Parser, Subcommand};
 
+use crate::stages::Registry;
+
+pub use config::{ConfigArgs, ConfigCommand};
+pub use deploy::{ConnectorArg, DeployArgs, DtypeArg};
 pub use device::DeviceArg;
 pub use logging::{LogFormat, LogLevel};
 pub use ptx::PtxArgs;
 pub use selftest::SelftestArgs;
-pub use serve::{AudioDeltaArg, ConnectorArg, DtypeArg, LoadFormat, ModalityArg, ServeArgs};
+pub use serve::{AudioDeltaArg, LoadFormat, ModalityArg, ServeArgs};
 
 /// Serves any-to-any models as a pipeline of actors.
 #[derive(Debug, Parser)]
@@ -28,6 +34,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve a model over HTTP; without one, the built-in demo.
     Serve(Box<ServeArgs>),
+    /// Show the configuration.
+    Config(ConfigArgs),
     /// Hold every operation of a device against its plain form, and say how fast its memory is.
     Selftest(SelftestArgs),
     /// Generate kernels/ptx from kernels/ in a source tree.
@@ -36,10 +44,11 @@ pub enum Command {
 }
 
 impl Cli {
-    /// Carries the command out. The error is one line for the user.
-    pub fn run(self) -> Result<(), String> {
+    /// Carries the command out, with the custom stages of `registry`. The error is one line for the user.
+    pub fn run(self, registry: Registry) -> Result<(), String> {
         match self.command {
-            Command::Serve(args) => serve::run(*args),
+            Command::Serve(args) => serve::run(*args, registry),
+            Command::Config(args) => config::run(&args, &registry),
             Command::Selftest(args) => selftest::run(&args),
             Command::Ptx(args) => ptx::run(&args),
         }

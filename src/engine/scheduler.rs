@@ -17,7 +17,7 @@ use crate::tensor::BLOCK_SIZE;
 pub struct SequenceKey(pub u64);
 
 /// Bounds of a step and of the set of running sequences.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchedulerConfig {
     /// Tokens computed in one step, over all sequences.
     pub max_num_batched_tokens: usize,

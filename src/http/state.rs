@@ -67,8 +67,8 @@ pub struct ServedModel {
     pub created: u64,
     /// Where it was loaded from.
     pub root: String,
-    /// The most tokens of prompt and answer together.
-    pub max_model_len: u32,
+    /// The most tokens of prompt and answer together; `None` for a pipeline without a tokenizer.
+    pub max_model_len: Option<u32>,
     /// A plain statement for `/v1/models`, such as that this is a tiny demo.
     pub notice: Option<String>,
 }

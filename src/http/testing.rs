@@ -206,7 +206,7 @@ fn state_around(orchestrator: Addr<FakeOrchestrator>, stages: usize) -> AppState
             names: vec!["fake".into(), "fake-alias".into()],
             created: 1_700_000_000,
             root: "/models/fake".into(),
-            max_model_len: 1024,
+            max_model_len: Some(1024),
             notice: Some("a fake".into()),
         },
         pipeline: PipelineShape {

@@ -1,7 +1,10 @@
 //! A server put together: checkpoint, pipeline, actors, HTTP.
 
+mod deployment;
 mod device;
 mod load;
+mod model;
+mod program;
 mod signals;
 mod state;
 mod text_frontend;
@@ -16,14 +19,16 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub(crate) use self::device::open_gpu;
-pub use self::load::LoadFailure;
 use self::load::LoadedModel;
+pub use self::load::{LoadFailure, effective_deploy};
+pub use self::program::Server;
 use self::signals::EndSignals;
 use self::state::app_state;
 use crate::actors::runtime::{Runtime, RuntimeOptions};
 use crate::cli::{ModalityArg, ServeArgs};
 use crate::http;
 use crate::metrics::{MetricsError, OmniPrefix};
+use crate::stages::Registry;
 
 /// How long a stage may take from the start of its thread to being ready.
 const STAGE_START_DEADLINE: Duration = Duration::from_secs(120);
@@ -69,11 +74,11 @@ pub struct RunningServer {
 }
 
 impl RunningServer {
-    /// Loads the model, starts its actors, waits until every stage is up, and listens. Must be called within an
+    /// Loads the model, places the custom stages of `registry`, starts the actors, waits until every stage is up, and listens. Must be called within an
     /// actix system.
-    pub async fn start(args: &ServeArgs) -> Result<Self, ServerError> {
+    pub async fn start(args: &ServeArgs, registry: Registry) -> Result<Self, ServerError> {
         let started = Instant::now();
-        let model = load_on_a_thread(args).await?;
+        let model = load_on_a_thread(args, registry).await?;
         for kind in &args.default_modalities {
             if !model.pipeline.modalities().contains(&state::modality(*kind)) {
                 return Err(ServerError::DefaultModality(*kind));
@@ -149,12 +154,12 @@ impl RunningServer {
 }
 
 /// Serves on the calling thread until a signal comes.
-pub fn run(args: &ServeArgs) -> Result<(), ServerError> {
+pub fn run(args: &ServeArgs, registry: Registry) -> Result<(), ServerError> {
     let system = actix_rt::System::new();
     system.block_on(async {
         let mut signals = EndSignals::listen().map_err(ServerError::Http)?;
         let server = tokio::select! {
-            server = RunningServer::start(args) => server?,
+            server = RunningServer::start(args, registry) => server?,
             signal = signals.next() => {
                 tracing::info!("{signal}: ended before the server was up");
                 return Ok(());
@@ -165,12 +170,12 @@ pub fn run(args: &ServeArgs) -> Result<(), ServerError> {
 }
 
 /// Loads the model on a thread of its own, so that signals are heard meanwhile: a large model takes its time.
-async fn load_on_a_thread(args: &ServeArgs) -> Result<LoadedModel, ServerError> {
+async fn load_on_a_thread(args: &ServeArgs, registry: Registry) -> Result<LoadedModel, ServerError> {
     let (sender, loaded) = oneshot::channel();
     let args = args.clone();
     let load = move || {
         // Nobody waits for the model when a signal came first.
-        let _ = sender.send(load::load(&args));
+        let _ = sender.send(load::load(&args, &registry));
     };
     std::thread::Builder::new().name("load".into()).spawn(load).map_err(ServerError::NotLoaded)?;
     Ok(loaded.await.map_err(|_| ServerError::NotLoaded(std::io::Error::other("its thread ended")))??)

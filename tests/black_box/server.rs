@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use omni_actors::Registry;
 use omni_actors::actors::messages::Held;
 use omni_actors::actors::runtime::Runtime;
 use omni_actors::cli::{Cli, Command as Subcommand};
@@ -160,7 +161,8 @@ impl ServerThread {
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
             actix_rt::System::new().block_on(async move {
-                let server = RunningServer::start(&arguments).await.expect("the server starts");
+                let server =
+                    RunningServer::start(&arguments, Registry::new()).await.expect("the server starts");
                 started.send((server.address, server.runtime.clone())).expect("the test waits for it");
                 let _ = stopped.await;
                 server.stop().await;

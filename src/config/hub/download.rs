@@ -34,7 +34,6 @@ pub(super) fn download(
     if wanted == Wanted::Everything {
         download.fetch_all(&weight_files(&cache.snapshot(&commit))?)?;
     }
-    // Until now the revision stands for nothing, or for an older commit that is complete.
     cache.note(&commit)?;
     Ok(commit)
 }
@@ -57,8 +56,10 @@ impl Download<'_> {
 
     /// Makes files of the snapshot of those names.
     fn fetch_all(&mut self, names: &[String]) -> Result<(), HubError> {
-        let mut files = Vec::with_capacity(names.len());
-        for name in names {
+        let snapshot = self.cache.snapshot(&self.listing.commit);
+        let mut files = Vec::new();
+        // A commit's files never change.
+        for name in names.iter().filter(|name| !snapshot.join(name).is_file()) {
             self.must_have(name, "only weights in safetensors files can be used")?;
             let file = self.describe(name)?;
             self.progress.expect(file.size);

@@ -13,6 +13,7 @@ mod transfer;
 use std::path::{Path, PathBuf};
 
 use self::cache::RepositoryCache;
+use self::download::download;
 use self::name::{is_revision, looks_like_a_path};
 
 pub use self::environment::{HubSettings, Token};
@@ -24,7 +25,7 @@ const DEFAULT_REVISION: &str = "main";
 
 /// What is needed of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+enum Wanted {
     /// Configuration, tokenizer and weights.
     Everything,
     /// Configuration and tokenizer.
@@ -53,13 +54,13 @@ pub struct Snapshot {
     pub directory: PathBuf,
 }
 
-/// Finds a model, and downloads it if it is a repository that is not in the cache.
+/// Finds a model. If it is a repository whose configuration and tokenizer are not in the cache, they are downloaded; for
+/// the weights see [`Snapshot::fetch_weights`].
 ///
 /// What exists as a path is that path. `settings` is asked for only if it does not.
 pub fn locate(
     given: &Path,
     revision: Option<&str>,
-    wanted: Wanted,
     settings: impl FnOnce() -> Result<HubSettings, HubError>,
 ) -> Result<ModelPlace, HubError> {
     if given.exists() {
@@ -79,8 +80,21 @@ pub fn locate(
     if !is_revision(revision) {
         return Err(HubError::Revision { revision: revision.to_owned() });
     }
-    let snapshot = find_snapshot(&settings()?, repository, revision, wanted)?;
-    Ok(ModelPlace::Snapshot(snapshot))
+    let wanted = Wanted::AllButWeights;
+    let (commit, directory) = find(&settings()?, &repository, (revision, revision), wanted)?;
+    Ok(ModelPlace::Snapshot(Snapshot { repository, revision: revision.to_owned(), commit, directory }))
+}
+
+impl Snapshot {
+    /// Downloads the weights, unless they are in the cache.
+    pub fn fetch_weights(
+        &self,
+        settings: impl FnOnce() -> Result<HubSettings, HubError>,
+    ) -> Result<(), HubError> {
+        // The branch may have moved on since its configuration was read.
+        let names = (self.revision.as_str(), self.commit.as_str());
+        find(&settings()?, &self.repository, names, Wanted::Everything).map(drop)
+    }
 }
 
 /// The error for a revision of something that is no repository.
@@ -88,26 +102,25 @@ pub fn no_revisions(revision: &str, model: &str) -> HubError {
     HubError::NoRevisions { revision: revision.to_owned(), model: model.to_owned() }
 }
 
-fn find_snapshot(
+/// The commit and directory of what is called `asked` and is looked for as `revision`.
+fn find(
     settings: &HubSettings,
-    repository: RepositoryId,
-    revision: &str,
+    repository: &RepositoryId,
+    (asked, revision): (&str, &str),
     wanted: Wanted,
-) -> Result<Snapshot, HubError> {
-    let cache = RepositoryCache::new(&settings.cache, &repository, revision);
-    let revision = revision.to_owned();
-    let (commit, directory) = match cache.complete(wanted) {
-        Ok(found) => found,
-        Err(missing) if settings.offline => {
-            return Err(HubError::Offline { repository, revision, missing });
-        }
-        Err(missing) => {
-            let commit = download::download(settings, &repository, &revision, &cache, (wanted, missing))?;
-            let directory = cache.snapshot(&commit);
-            (commit, directory)
-        }
+) -> Result<(String, PathBuf), HubError> {
+    let cache = RepositoryCache::new(&settings.cache, repository, revision);
+    let missing = match cache.complete(wanted) {
+        Ok(found) => return Ok(found),
+        Err(missing) => missing,
     };
-    Ok(Snapshot { repository, revision, commit, directory })
+    if settings.offline {
+        let (repository, revision) = (repository.clone(), asked.to_owned());
+        return Err(HubError::Offline { repository, revision, missing });
+    }
+    let commit = download(settings, repository, revision, &cache, (wanted, missing))?;
+    let directory = cache.snapshot(&commit);
+    Ok((commit, directory))
 }
 
 #[cfg(test)]
@@ -116,7 +129,7 @@ mod tests {
 
     /// Why something that is not there is not found. The hub and the cache are not asked.
     fn refusal(given: &str, revision: Option<&str>) -> String {
-        let place = locate(Path::new(given), revision, Wanted::Everything, || Err(HubError::NoCache));
+        let place = locate(Path::new(given), revision, || Err(HubError::NoCache));
         place.unwrap_err().to_string()
     }
 
@@ -124,7 +137,7 @@ mod tests {
     fn what_exists_is_a_path_and_has_no_revision() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        let place = locate(path, None, Wanted::Everything, || Err(HubError::NoCache)).unwrap();
+        let place = locate(path, None, || Err(HubError::NoCache)).unwrap();
         assert_eq!(place, ModelPlace::Directory(path.to_owned()));
         assert!(refusal(path.to_str().unwrap(), Some("main")).contains("has no revisions"));
     }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use self::defaults::{Defaults, eos_ids};
-use crate::config::{Checkpoint, CheckpointError};
+pub use self::defaults::built_in_deploy;
+use self::defaults::{eos_ids, read_config};
+use crate::config::deploy::{CodecChunks, StageKind};
+use crate::config::{Checkpoint, CheckpointError, Deploy, Source, StageDeploy};
 use crate::engine::SchedulerConfig;
 use crate::ids::StageId;
 use crate::models::LoadError;
@@ -20,45 +22,29 @@ use crate::stages::code2wav::{Code2WavSettings, Code2WavStage};
 use crate::stages::llm::{LlmSettings, LlmStage, ModelRunner};
 use crate::stages::talker::{TalkerModels, TalkerSettings, TalkerStage};
 use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSpec};
-use crate::tensor::{Backend, Convolution, DeviceError, Dtype, InputRows, WeightStore};
+use crate::tensor::{Backend, Convolution, DeviceError, InputRows, WeightStore};
 use crate::text::Tokenizer;
-use crate::transport::Connector;
+use crate::transport::PayloadKind;
 
 /// `model_type` of the checkpoints that this pipeline serves.
 pub const MODEL_TYPE: &str = "qwen3_omni_moe";
 
-/// Bounds of the thinker's steps. A step of so many tokens takes a large model some seconds on a CPU, and nothing can
-/// be aborted while it runs.
-const THINKER_STEPS: SchedulerConfig = SchedulerConfig { max_num_batched_tokens: 512, max_num_seqs: 64 };
-/// Bounds of the talker's steps.
-const TALKER_STEPS: SchedulerConfig = SchedulerConfig { max_num_batched_tokens: 512, max_num_seqs: 64 };
 /// The share of the memory that is free at start which the thinker's KV cache may take.
 const THINKER_CACHE_SHARE: f64 = 0.25;
 /// The same for the talker's.
 const TALKER_CACHE_SHARE: f64 = 0.10;
-/// The sizes of the vocoder's windows: sound after 0.32 s of speech is there, then every 2 s.
-const SCHEDULE: StreamingSchedule =
-    StreamingSchedule { initial_frames: 4, chunk_frames: 25, left_context_frames: 25 };
-/// Windows that the vocoder decodes in one step.
-const VOCODER_WINDOWS: usize = 4;
 /// Samples per second of the vocoder.
 const SAMPLE_RATE: u32 = 24_000;
 
 /// How a pipeline is to be built.
 #[derive(Debug, Clone)]
 pub struct PipelineOptions {
-    /// Type of weights and activations.
-    pub dtype: Dtype,
-    /// The most tokens of prompt and answer together, if it is to be less than what the model was made for.
-    pub max_model_len: Option<usize>,
     /// Seed of requests that bring none.
     pub seed: u64,
     /// Whether stages keep statistics.
     pub statistics: bool,
-    /// Replicas of each stage.
-    pub replicas: u16,
-    /// How chunks go from stage to stage.
-    pub connector: Connector,
+    /// Its stages.
+    pub deploy: Deploy,
 }
 
 /// Why a pipeline cannot be built.
@@ -70,21 +56,17 @@ pub enum PipelineError {
     /// Configuration or weights cannot be used.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// `--max-model-len` asks for more than there is.
-    #[error("--max-model-len {asked} is more than the {limit} positions that {location} was made for")]
+    /// A sequence is to be longer than the model was made for.
+    #[error("{asked} is more than the {limit} positions that the {stage} of {location} was made for")]
     TooLong {
-        /// What was asked for.
-        asked: usize,
+        /// Who asks, and for how much.
+        asked: String,
         /// What the model has.
         limit: usize,
+        /// What the stage is called.
+        stage: String,
         /// Where the model lies.
         location: String,
-    },
-    /// `--max-model-len` has no room for a prompt and an answer.
-    #[error("--max-model-len {asked} has no room for a prompt and an answer; it must be at least 2")]
-    TooShort {
-        /// What was asked for.
-        asked: usize,
     },
     /// The KV cache of one sequence does not fit.
     #[error(transparent)]
@@ -135,7 +117,6 @@ struct Builder<'a, T: Backend, S: Backend> {
     tokenizer: &'a Arc<Tokenizer>,
     options: &'a PipelineOptions,
     config: OmniConfig,
-    defaults: Defaults,
 }
 
 /// Builds the pipeline of a checkpoint, all of it on one device with the memory of the process.
@@ -164,53 +145,64 @@ pub fn build_on<T: Backend, S: Backend + InputRows + Convolution>(
     tokenizer: &Arc<Tokenizer>,
     options: &PipelineOptions,
 ) -> Result<BuiltPipeline, PipelineError> {
-    let file = checkpoint.path_of("config.json");
-    let config = OmniConfig::parse(&checkpoint.config()?.to_string(), &file)?;
-    let defaults = Defaults::read(checkpoint)?;
-    let builder = Builder { checkpoint, store, thinker, speech, tokenizer, options, config, defaults };
+    let config = read_config(checkpoint)?;
+    let builder = Builder { checkpoint, store, thinker, speech, tokenizer, options, config };
     builder.build()
 }
 
 impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
     fn build(self) -> Result<BuiltPipeline, PipelineError> {
-        let limit = self.config.thinker.max_position_embeddings;
-        let max_model_len = self.options.max_model_len.unwrap_or(limit);
-        if max_model_len > limit {
-            let location = self.checkpoint.location();
-            return Err(PipelineError::TooLong { asked: max_model_len, limit, location });
-        }
-        if max_model_len < 2 {
-            return Err(PipelineError::TooShort { asked: max_model_len });
-        }
+        let deploy = &self.options.deploy;
+        let built_in = StageDeploy::new("thinker", StageKind::Thinker);
+        let stage = deploy.stage_of(&StageKind::Thinker).unwrap_or(&built_in);
+        let max_model_len = self.max_model_len(stage, self.config.thinker.max_position_embeddings)?;
         let backend = self.thinker.device.backend;
-        let thinker = Thinker::load(backend, &self.config, self.store, self.options.dtype)?;
+        let thinker = Thinker::load(backend, &self.config, self.store, deploy.dtype)?;
         let thinker = Arc::new(thinker.into_language_model());
         let vocabulary_size = thinker.config().vocab_size;
-        let mut stages = vec![self.thinker(thinker.clone(), max_model_len)?];
+        let mut stages = vec![self.thinker(thinker.clone(), stage, max_model_len)?];
         let mut voices = Vec::new();
-        if let (Some(talker), Some(code2wav)) = (&self.config.talker, &self.config.code2wav) {
-            stages.push(self.talker(talker, &thinker)?);
-            stages.push(self.code2wav(code2wav)?);
-            voices = talker.speakers.iter().map(|(name, _)| name.to_lowercase()).collect();
+        if let (Some(config), Some(stage)) = (&self.config.talker, deploy.stage_of(&StageKind::Talker)) {
+            stages.push(self.talker(config, &thinker, stage)?);
+            voices = config.speakers.iter().map(|(name, _)| name.to_lowercase()).collect();
+        }
+        if let (Some(config), Some(stage)) = (&self.config.code2wav, deploy.stage_of(&StageKind::Vocoder)) {
+            stages.push(self.code2wav(config, stage)?);
         }
         let pipeline = Pipeline { name: MODEL_TYPE.to_owned(), stages, voices };
         Ok(BuiltPipeline { pipeline, vocabulary_size, max_model_len })
     }
 
+    /// The most tokens of a stage's sequences, of which its model takes at most `limit`.
+    fn max_model_len(&self, stage: &StageDeploy, limit: usize) -> Result<usize, PipelineError> {
+        let asked = stage.max_model_len.unwrap_or(limit);
+        if asked <= limit {
+            return Ok(asked);
+        }
+        let asked = match stage.sources.of("max_model_len") {
+            Source::Option(option) => format!("{option} {asked}"),
+            source => format!("{source}: max_model_len {asked}"),
+        };
+        let (stage, location) = (stage.name.clone(), self.checkpoint.location());
+        Err(PipelineError::TooLong { asked, limit, stage, location })
+    }
+
     fn thinker(
         &self,
         model: Arc<LanguageModel<T>>,
+        stage: &StageDeploy,
         max_model_len: usize,
     ) -> Result<StageSpec, PipelineError> {
         let caches = (self.thinker.cache_budget)().map_err(LoadError::from)?;
-        let budget = caches / u64::from(self.options.replicas);
+        let budget = caches / u64::from(stage.num_replicas);
+        let scheduler = bounds(stage, max_model_len);
         let settings = LlmSettings {
             stage: StageId(0),
-            scheduler: THINKER_STEPS,
+            scheduler,
             cache_blocks: cache_blocks(
                 model.kv_bytes_per_block(),
                 max_model_len,
-                THINKER_STEPS.max_num_seqs,
+                scheduler.max_num_seqs,
                 budget,
             )?,
             max_model_len,
@@ -227,27 +219,33 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
         });
         Ok(StageSpec {
             output: Some(Modality::Text),
+            sends: Some(PayloadKind::Tokens),
             max_model_len: Some(max_model_len),
-            sampling: self.defaults.thinker.clone(),
-            ..self.stage("thinker", self.thinker.device.name, factory)
+            ..spec(stage, self.thinker.device.name, factory)
         })
     }
 
-    fn talker(&self, config: &TalkerConfig, thinker: &LanguageModel<T>) -> Result<StageSpec, PipelineError> {
-        let (backend, dtype) = (self.speech.backend, self.options.dtype);
+    fn talker(
+        &self,
+        config: &TalkerConfig,
+        thinker: &LanguageModel<T>,
+        stage: &StageDeploy,
+    ) -> Result<StageSpec, PipelineError> {
+        let (backend, dtype) = (self.speech.backend, self.options.deploy.dtype);
+        let max_model_len = self.max_model_len(stage, config.max_position_embeddings)?;
         let predictor = CodePredictor::load(backend, config, self.store, dtype)?;
         let embedding = (self.thinker.embedding)(thinker, &self.config)?;
         let talker = Talker::load(backend, &self.config, config, embedding, &predictor, self.store, dtype)?;
-        let max_model_len = config.max_position_embeddings;
         let share = free_memory() as f64 * TALKER_CACHE_SHARE;
-        let budget = (share / f64::from(self.options.replicas)) as u64;
+        let budget = (share / f64::from(stage.num_replicas)) as u64;
+        let scheduler = bounds(stage, max_model_len);
         let settings = TalkerSettings {
             stage: StageId(1),
-            scheduler: TALKER_STEPS,
+            scheduler,
             cache_blocks: cache_blocks(
                 talker.kv_bytes_per_block(),
                 max_model_len,
-                TALKER_STEPS.max_num_seqs,
+                scheduler.max_num_seqs,
                 budget,
             )?,
             max_model_len,
@@ -264,33 +262,53 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             Ok(Box::new(TalkerStage::new(models.clone(), settings.clone())?) as Box<dyn Stage>)
         });
         Ok(StageSpec {
+            takes: Some(PayloadKind::Tokens),
+            sends: Some(PayloadKind::Codes),
             max_model_len: Some(max_model_len),
-            sampling: self.defaults.talker.clone(),
-            ..self.stage("talker", self.speech.name, factory)
+            ..spec(stage, self.speech.name, factory)
         })
     }
 
-    fn code2wav(&self, config: &Code2WavConfig) -> Result<StageSpec, PipelineError> {
-        let model = Arc::new(Code2Wav::load(self.speech.backend, config, self.store, self.options.dtype)?);
-        let settings =
-            Code2WavSettings { schedule: SCHEDULE, max_windows: VOCODER_WINDOWS, sample_rate: SAMPLE_RATE };
+    fn code2wav(&self, config: &Code2WavConfig, stage: &StageDeploy) -> Result<StageSpec, PipelineError> {
+        let dtype = self.options.deploy.dtype;
+        let model = Arc::new(Code2Wav::load(self.speech.backend, config, self.store, dtype)?);
+        let CodecChunks { initial_frames, chunk_frames, left_context_frames, max_windows } =
+            stage.input.codec;
+        let schedule = StreamingSchedule { initial_frames, chunk_frames, left_context_frames };
+        let settings = Code2WavSettings { schedule, max_windows, sample_rate: SAMPLE_RATE };
         let factory: StageFactory =
             Arc::new(move || Ok(Box::new(Code2WavStage::new(model.clone(), settings)?) as Box<dyn Stage>));
-        Ok(StageSpec { output: Some(Modality::Audio), ..self.stage("code2wav", self.speech.name, factory) })
+        Ok(StageSpec {
+            takes: Some(PayloadKind::Codes),
+            output: Some(Modality::Audio),
+            ..spec(stage, self.speech.name, factory)
+        })
     }
+}
 
-    /// A stage with what is the same for all of them.
-    fn stage(&self, name: &str, device: &str, factory: StageFactory) -> StageSpec {
-        StageSpec {
-            name: name.to_owned(),
-            output: None,
-            replicas: self.options.replicas,
-            connector: self.options.connector,
-            device: device.to_owned(),
-            max_model_len: None,
-            sampling: self.defaults.thinker.clone(),
-            factory,
-        }
+/// The bounds of an engine's steps. More tokens than all its sequences can have are never computed in one step, and get
+/// no workspace.
+fn bounds(stage: &StageDeploy, max_model_len: usize) -> SchedulerConfig {
+    let SchedulerConfig { max_num_batched_tokens, max_num_seqs } = stage.scheduler;
+    let possible = max_num_seqs.saturating_mul(max_model_len);
+    SchedulerConfig { max_num_batched_tokens: max_num_batched_tokens.min(possible), max_num_seqs }
+}
+
+/// A stage as its deployment says.
+fn spec(stage: &StageDeploy, device: &str, factory: StageFactory) -> StageSpec {
+    StageSpec {
+        name: stage.name.clone(),
+        takes: None,
+        output: None,
+        sends: None,
+        replicas: stage.num_replicas,
+        connector: stage.input.connector,
+        async_chunk: stage.input.async_chunk,
+        device: device.to_owned(),
+        max_model_len: None,
+        sampling: stage.sampling.clone(),
+        families: Vec::new(),
+        factory,
     }
 }
 
@@ -303,22 +321,14 @@ mod tests {
         let demo = Checkpoint::demo();
         let store = WeightStore::embedded("model.safetensors", Checkpoint::demo_weights()).unwrap();
         let tokenizer = Arc::new(Tokenizer::from_files(&demo.tokenizer_files().unwrap()).unwrap());
-        let options = PipelineOptions {
-            dtype: Dtype::Auto,
-            max_model_len: Some(max_model_len),
-            seed: 0,
-            statistics: false,
-            replicas: 1,
-            connector: Connector::InProcess,
-        };
+        let mut deploy = built_in_deploy(&demo, false).unwrap();
+        deploy.stages[0].max_model_len = Some(max_model_len);
+        let options = PipelineOptions { seed: 0, statistics: false, deploy };
         build(&demo, &store, (&Cpu::new(None).unwrap(), "cpu"), &tokenizer, &options)
     }
 
     #[test]
-    fn a_length_without_room_for_prompt_and_answer_or_beyond_the_models_is_refused() {
-        for asked in [0, 1] {
-            assert!(matches!(demo_of_length(asked), Err(PipelineError::TooShort { .. })), "{asked}");
-        }
+    fn a_length_beyond_the_models_is_refused() {
         assert!(matches!(demo_of_length(1 << 20), Err(PipelineError::TooLong { .. })));
         assert_eq!(demo_of_length(2).unwrap().max_model_len, 2);
     }
