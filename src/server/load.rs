@@ -5,9 +5,11 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::deployment::{Deployment, read_layers};
-use crate::cli::{DeviceArg, LoadFormat, ServeArgs};
+use super::model::FoundModel;
+use crate::cli::{DeviceArg, ServeArgs};
 use crate::config::deploy::{DeployError, Notes, PipelineChoice};
-use crate::config::{Checkpoint, CheckpointError, Deploy};
+use crate::config::hub::HubError;
+use crate::config::{CheckpointError, Deploy};
 use crate::models::qwen3_omni::Thinker;
 use crate::stages::qwen3_omni::{
     self, BuiltPipeline, PipelineError, PipelineOptions, StageDevice, ThinkerDevice,
@@ -15,7 +17,7 @@ use crate::stages::qwen3_omni::{
 use crate::stages::{Pipeline, PlacementError, Registry};
 use crate::tensor::cpu::Cpu;
 use crate::tensor::cuda::{Cuda, CudaDevice, CudaError, Stored};
-use crate::tensor::{DeviceError, Dtype, WeightError, WeightStore};
+use crate::tensor::{DeviceError, Dtype, WeightError};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
 
 /// The share of a GPU's memory that is free after loading which the thinker's KV caches may take. The rest is for
@@ -51,6 +53,9 @@ pub(super) struct ModelText {
 /// Why a model cannot be loaded. The message names file and tensor.
 #[derive(Debug, Error)]
 pub enum LoadFailure {
+    /// It is not found under its name, or cannot be downloaded.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The directory is not a checkpoint that can be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -119,48 +124,46 @@ pub fn effective_deploy(args: &ServeArgs, registry: &Registry) -> Result<(Deploy
     Ok((deploy, notes))
 }
 
-/// Opens the checkpoint, if the pipeline has one, and reads how it is to be deployed.
+/// Finds the model, if the pipeline has one, and reads how it is to be deployed. No weights are needed for that.
 fn read_deployment(
     args: &ServeArgs,
     registry: &Registry,
-) -> Result<(Option<Checkpoint>, Deployment), LoadFailure> {
+) -> Result<(Option<FoundModel>, Deployment), LoadFailure> {
     let mut notes = Notes::default();
     let layers = read_layers(&args.deploy, &mut notes)?;
-    let checkpoint = match (layers.pipeline()?, &args.model) {
+    let found = match (layers.pipeline()?, &args.model) {
         (PipelineChoice::Custom, None) => None,
         (PipelineChoice::Custom, Some(model)) => {
             return Err(LoadFailure::NoModel { model: model.display().to_string() });
         }
-        _ => Some(open_checkpoint(args)?),
+        _ => Some(find_known(args)?),
     };
-    let deployment = Deployment::of(checkpoint.as_ref(), &layers, args.deploy.device, notes)?;
+    let checkpoint = found.as_ref().map(|found| &found.checkpoint);
+    let deployment = Deployment::of(checkpoint, &layers, args.deploy.device, notes)?;
     deployment.deploy.check_custom_stages(&registry.names().collect::<Vec<_>>())?;
     registry.check_settings(&deployment.deploy)?;
-    Ok((checkpoint, deployment))
+    Ok((found, deployment))
 }
 
-/// Opens the checkpoint that the command line names.
-fn open_checkpoint(args: &ServeArgs) -> Result<Checkpoint, LoadFailure> {
-    let checkpoint = match &args.model {
-        Some(directory) => Checkpoint::open(directory)?,
-        None => Checkpoint::demo(),
-    };
-    let model_type = checkpoint.identity()?.model_type;
+/// Finds the model that the command line names, which must be of a kind that is served.
+fn find_known(args: &ServeArgs) -> Result<FoundModel, LoadFailure> {
+    let found = FoundModel::find(args)?;
+    let model_type = found.checkpoint.identity()?.model_type;
     if model_type != qwen3_omni::MODEL_TYPE {
-        return Err(LoadFailure::UnknownModelType { location: checkpoint.location(), model_type });
+        return Err(LoadFailure::UnknownModelType { location: found.checkpoint.location(), model_type });
     }
-    Ok(checkpoint)
+    Ok(found)
 }
 
 /// Loads what the command line asks for.
 pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel, LoadFailure> {
-    let (checkpoint, deployment) = read_deployment(args, registry)?;
+    let (found, deployment) = read_deployment(args, registry)?;
     for note in deployment.notes.lines() {
         tracing::info!("{note}");
     }
     let gpu = deployment.gpu()?;
     let deploy = deployment.deploy;
-    let Some(checkpoint) = checkpoint else {
+    let Some(found) = found else {
         let location = args.deploy.deploy_config.as_ref().map(|file| file.display().to_string());
         return Ok(LoadedModel {
             pipeline: registry.place(&deploy, None, args.log_stats)?,
@@ -170,33 +173,31 @@ pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel,
             is_demo: false,
         });
     };
-    let (models_pipeline, text) = load_model(args, &checkpoint, deploy.clone(), gpu)?;
+    let (models_pipeline, text) = load_model(args, &found, deploy.clone(), gpu)?;
     Ok(LoadedModel {
         pipeline: registry.place(&deploy, Some(models_pipeline), args.log_stats)?,
         text: Some(text),
-        default_name: checkpoint.default_name(),
-        location: checkpoint.location(),
-        is_demo: checkpoint.is_demo(),
+        default_name: found.default_name(),
+        location: found.checkpoint.location(),
+        is_demo: found.checkpoint.is_demo(),
     })
 }
 
 /// Loads a model, with the stages of its own.
 fn load_model(
     args: &ServeArgs,
-    checkpoint: &Checkpoint,
+    found: &FoundModel,
     deploy: Deploy,
     gpu: Option<Arc<CudaDevice>>,
 ) -> Result<(Pipeline, ModelText), LoadFailure> {
+    let checkpoint = &found.checkpoint;
     let location = checkpoint.location();
     let tokenizer = Tokenizer::from_files(&checkpoint.tokenizer_files()?)
         .map_err(|cause| LoadFailure::Tokenizer { location: location.clone(), cause })?;
     let tokenizer = Arc::new(tokenizer);
     let template = ChatTemplate::from_checkpoint(checkpoint)
         .map_err(|cause| LoadFailure::Template { location: location.clone(), cause })?;
-    let store = match args.load_format {
-        LoadFormat::Auto | LoadFormat::Safetensors => open_weights(checkpoint)?,
-        LoadFormat::Dummy => WeightStore::dummy(args.seed),
-    };
+    let store = found.open_weights(args)?;
     let cpu = Cpu::new(args.cpu_threads.map(usize::from))?;
     let cpu_name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
     let dtype = deploy.dtype;
@@ -219,11 +220,4 @@ fn load_model(
     };
     let BuiltPipeline { pipeline, vocabulary_size, max_model_len } = built;
     Ok((pipeline, ModelText { tokenizer, template, vocabulary_size, max_model_len }))
-}
-
-fn open_weights(checkpoint: &Checkpoint) -> Result<WeightStore, LoadFailure> {
-    Ok(match (checkpoint.directory(), Checkpoint::demo_weights()) {
-        (Some(directory), _) => WeightStore::open(directory)?,
-        (None, weights) => WeightStore::embedded("model.safetensors", weights)?,
-    })
 }

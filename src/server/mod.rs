@@ -3,30 +3,29 @@
 mod deployment;
 mod device;
 mod load;
+mod model;
 mod program;
 mod signals;
+mod started;
 mod state;
 mod text_frontend;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
 use thiserror::Error;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub(crate) use self::device::open_gpu;
-use self::load::LoadedModel;
 pub use self::load::{LoadFailure, effective_deploy};
 pub use self::program::Server;
 use self::signals::EndSignals;
-use self::state::app_state;
-use crate::actors::runtime::{Runtime, RuntimeOptions};
+use self::started::StartedPipeline;
+use crate::actors::runtime::Runtime;
 use crate::cli::{ModalityArg, ServeArgs};
 use crate::http;
-use crate::metrics::{MetricsError, OmniPrefix};
+use crate::metrics::MetricsError;
 use crate::stages::Registry;
 
 /// How long a stage may take from the start of its thread to being ready.
@@ -73,39 +72,20 @@ pub struct RunningServer {
 }
 
 impl RunningServer {
-    /// Loads the model, places the custom stages of `registry`, starts the actors, waits until every stage is up, and listens. Must be called within an
-    /// actix system.
+    /// Loads the model, places the custom stages of `registry`, starts the actors, waits until every stage is up, and
+    /// listens. Must be called within an actix system.
     pub async fn start(args: &ServeArgs, registry: Registry) -> Result<Self, ServerError> {
-        let started = Instant::now();
-        let model = load_on_a_thread(args, registry).await?;
-        for kind in &args.default_modalities {
-            if !model.pipeline.modalities().contains(&state::modality(*kind)) {
-                return Err(ServerError::DefaultModality(*kind));
-            }
-        }
-        let mut names = args.served_model_name.clone();
-        if names.is_empty() {
-            names.push(model.default_name.clone());
-        }
-        let options = RuntimeOptions {
-            model_name: names.first().cloned().unwrap_or_default(),
-            omni_prefix: args.metrics_omni_prefix.parse::<OmniPrefix>()?,
-            log_stats: args.log_stats,
-            ..RuntimeOptions::default()
-        };
-        let pipeline = Arc::new(model.pipeline.clone());
-        let runtime = Runtime::start(pipeline.clone(), options)?;
-        if !runtime.wait_until_up(STAGE_START_DEADLINE).await {
-            return Err(ServerError::StagesDown);
-        }
+        let began = Instant::now();
+        let started = StartedPipeline::start(args, registry).await?;
         let listen = http::ServerOptions {
             host: args.host.clone(),
             port: args.port,
             workers: usize::from(args.api_server_count),
             shutdown_timeout: DRAIN_PATIENCE,
         };
-        let is_demo = model.is_demo;
-        let state = app_state(model, names.clone(), args, &runtime);
+        let (names, pipeline) = (started.names.join(", "), started.pipeline.clone());
+        let is_demo = started.model.is_demo;
+        let (state, runtime) = started.into_state(args);
         let (http, addresses) = http::start(state, &listen).map_err(ServerError::Listen)?;
         let address = addresses.first().copied().ok_or_else(no_address)?;
         for (stage, spec) in pipeline.stages.iter().enumerate() {
@@ -116,8 +96,7 @@ impl RunningServer {
             tracing::info!("this is {}", state::DEMO_NOTICE);
         }
         let statistics = if args.log_stats { "on" } else { "off (--log-stats turns them on)" };
-        let names = names.join(", ");
-        let took = started.elapsed().as_millis();
+        let took = began.elapsed().as_millis();
         tracing::info!("serving {names} ({}); statistics {statistics}", pipeline.name);
         tracing::info!("listening on http://{address} after {took} ms");
         Ok(Self { address, runtime, handle: http.handle(), http: actix_rt::spawn(http) })
@@ -166,18 +145,6 @@ pub fn run(args: &ServeArgs, registry: Registry) -> Result<(), ServerError> {
         };
         server.run_until_signal(&mut signals).await
     })
-}
-
-/// Loads the model on a thread of its own, so that signals are heard meanwhile: a large model takes its time.
-async fn load_on_a_thread(args: &ServeArgs, registry: Registry) -> Result<LoadedModel, ServerError> {
-    let (sender, loaded) = oneshot::channel();
-    let args = args.clone();
-    let load = move || {
-        // Nobody waits for the model when a signal came first.
-        let _ = sender.send(load::load(&args, &registry));
-    };
-    std::thread::Builder::new().name("load".into()).spawn(load).map_err(ServerError::NotLoaded)?;
-    Ok(loaded.await.map_err(|_| ServerError::NotLoaded(std::io::Error::other("its thread ended")))??)
 }
 
 fn http_ended(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<(), ServerError> {

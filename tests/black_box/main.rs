@@ -13,7 +13,9 @@ mod disconnects;
 #[path = "../compare/sets.rs"]
 mod golden_sets;
 mod goldens_over_http;
+mod hub;
 mod metrics_page;
+mod models_by_name;
 mod page;
 mod selftest;
 mod server;

@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn spawn(arguments: &[&str], environment: &[(&str, &str)]) -> (Child, BufReader<ChildStderr>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_omni-actors"));
     command.arg("serve").args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
-    for variable in ["RUST_LOG", "OMNI_API_KEY", "OMNI_CPU_ISA"] {
+    let tuned = ["RUST_LOG", "OMNI_API_KEY", "OMNI_CPU_ISA", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"];
+    for variable in tuned {
         command.env_remove(variable);
     }
     let mut child = command.envs(environment.iter().copied()).spawn().expect("the program can be run");
@@ -44,6 +45,32 @@ fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
     child.kill().expect("the process can be killed");
     child.wait().expect("the process can be waited for");
     None
+}
+
+fn send_signal(process: &Child, name: &str) {
+    let kill = format!("kill -s {name} {}", process.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+}
+
+/// Runs `omni-actors serve …`, sends it a signal when `ready` says so, and gives its exit status. It must not listen
+/// before, and must end soon after.
+pub(crate) fn serve_until(
+    ready: impl Fn() -> bool,
+    signal: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> ExitStatus {
+    let (mut child, stderr) = spawn(&[&["--port", "0"], arguments].concat(), environment);
+    let lines = thread::spawn(move || stderr.lines().map_while(Result::ok).collect());
+    let until = Instant::now() + PATIENCE;
+    while !ready() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(5));
+    }
+    send_signal(&child, signal);
+    let status = wait(&mut child, Duration::from_secs(5));
+    let lines: Vec<String> = lines.join().expect("the lines are read");
+    assert!(Instant::now() < until && !lines.concat().contains(READY), "{lines:#?}");
+    status.unwrap_or_else(|| panic!("the server goes on: {lines:#?}"))
 }
 
 /// Runs `omni-actors serve …`, which must end by itself with a failure. Returns its exit status and the lines that it
@@ -70,7 +97,12 @@ pub(crate) struct ServerProcess {
 impl ServerProcess {
     /// Starts `omni-actors serve --port 0 …` and waits until it listens.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let (child, mut stderr) = spawn(&[&["--port", "0"], arguments].concat(), &[]);
+        Self::start_in(arguments, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub(crate) fn start_in(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let (child, mut stderr) = spawn(&[&["--port", "0"], arguments].concat(), environment);
         let mut startup_log = Vec::new();
         let address = loop {
             let mut line = String::new();
@@ -90,8 +122,7 @@ impl ServerProcess {
 
     /// Sends it a signal, by name without `SIG`.
     pub(crate) fn signal(&self, name: &str) {
-        let kill = format!("kill -s {name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+        send_signal(&self.child, name);
     }
 
     /// Waits until it ends; none if it does not within this time.

@@ -1,6 +1,6 @@
 //! Where a model's weights come from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -45,6 +45,36 @@ enum Origin {
 struct Index {
     /// Tensor name → file name.
     weight_map: BTreeMap<String, String>,
+}
+
+/// The names of the files that [`WeightStore::open`] takes the weights from: the shards that the index names if there
+/// is one, else the single file, whether it is there or not.
+pub fn weight_files(directory: &Path) -> Result<Vec<String>, WeightError> {
+    let index = directory.join(INDEX);
+    if !index.is_file() {
+        return Ok(vec![SINGLE.to_owned()]);
+    }
+    let shards = Index::read(&index)?.weight_map.into_values().collect::<BTreeSet<_>>();
+    Ok(shards.into_iter().collect())
+}
+
+impl Index {
+    /// Reads an index file. The files that it names are beside it.
+    fn read(path: &Path) -> Result<Self, WeightError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| WeightError::Unreadable { file: file.clone(), cause: error.to_string() })?;
+        let index: Self = serde_json::from_str(&text)
+            .map_err(|error| WeightError::Malformed { file: file.clone(), cause: error.to_string() })?;
+        let elsewhere = |shard: &str| Path::new(shard).file_name() != Some(shard.as_ref());
+        match index.weight_map.iter().find(|(_, shard)| elsewhere(shard)) {
+            None => Ok(index),
+            Some((tensor, shard)) => Err(WeightError::Malformed {
+                file,
+                cause: format!("tensor {tensor} is placed in {shard}, which is not a plain file name"),
+            }),
+        }
+    }
 }
 
 impl WeightStore {
@@ -104,25 +134,13 @@ impl WeightStore {
 /// Opens every shard that the index names and checks that each holds what the index says.
 fn open_shards(directory: &Path, index: &Path) -> Result<Origin, WeightError> {
     let file = index.display().to_string();
-    let text = std::fs::read_to_string(index)
-        .map_err(|error| WeightError::Unreadable { file: file.clone(), cause: error.to_string() })?;
-    let parsed: Index = serde_json::from_str(&text)
-        .map_err(|error| WeightError::Malformed { file: file.clone(), cause: error.to_string() })?;
     let mut shards: Vec<SafetensorsFile> = Vec::new();
     let mut opened: BTreeMap<String, usize> = BTreeMap::new();
     let mut place = BTreeMap::new();
-    for (tensor, shard) in parsed.weight_map {
+    for (tensor, shard) in Index::read(index)?.weight_map {
         let position = match opened.get(&shard) {
             Some(position) => *position,
             None => {
-                if Path::new(&shard).file_name() != Some(shard.as_ref()) {
-                    return Err(WeightError::Malformed {
-                        file,
-                        cause: format!(
-                            "tensor {tensor} is placed in {shard}, which is not a plain file name"
-                        ),
-                    });
-                }
                 shards.push(SafetensorsFile::open(&directory.join(&shard))?);
                 opened.insert(shard.clone(), shards.len() - 1);
                 shards.len() - 1
@@ -213,6 +231,7 @@ mod tests {
         assert!(error.to_string().contains("one.safetensors"), "{error}");
 
         write(directory.path(), "one.safetensors", StoredDtype::F32);
+        assert_eq!(weight_files(directory.path()).unwrap(), ["one.safetensors"]);
         let store = WeightStore::open(directory.path()).unwrap();
         assert!(store.holds("a") && store.tensor("a", &[2, 2], Dtype::Auto).is_ok());
 
@@ -229,6 +248,7 @@ mod tests {
     #[test]
     fn an_empty_directory_says_what_was_looked_for() {
         let directory = tempfile::tempdir().unwrap();
+        assert_eq!(weight_files(directory.path()).unwrap(), [SINGLE]);
         assert_eq!(WeightStore::open(directory.path()).unwrap_err().reason(), "weights_not_found");
     }
 }
