@@ -7,6 +7,7 @@
 mod checkpoint_copy;
 mod client;
 mod client_requests;
+mod custom_stages;
 mod demo;
 mod deploy;
 mod disconnects;
