@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use crate::config::Source;
 use crate::config::document::DocumentError;
+use crate::engine::SamplingError;
 
 /// Why a deployment cannot be used. Each message is one line that names the place.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -56,7 +57,7 @@ pub enum Fault {
         missing: u16,
     },
     /// A stage of the pipeline is not in the list.
-    #[error("the {name} of pipeline {pipeline} is missing; every stage must stand in the list")]
+    #[error("stage {name} of pipeline {pipeline} is missing; every stage must stand in the list")]
     MissingModelStage {
         /// What it is called.
         name: String,
@@ -113,7 +114,7 @@ pub enum Fault {
         to: u16,
     },
     /// A connector that nobody defined.
-    #[error("connector \"{name}\" is not defined{}; known here: {}", suggestion(nearest), known.join(", "))]
+    #[error("connector \"{name}\" is not defined; {}", suggestion(nearest, known))]
     UndefinedConnector {
         /// Its name.
         name: String,
@@ -163,12 +164,15 @@ pub enum Fault {
         asked: String,
     },
     /// Sampling parameters that are not possible.
-    #[error("{0}")]
-    Sampling(String),
+    #[error("key \"{}\" {}", .0.parameter, .0.message)]
+    Sampling(SamplingError),
 }
 
-fn suggestion(nearest: &Option<String>) -> String {
-    nearest.as_ref().map_or(String::new(), |nearest| format!("; did you mean \"{nearest}\"?"))
+fn suggestion(nearest: &Option<String>, known: &[String]) -> String {
+    match nearest {
+        Some(nearest) => format!("did you mean \"{nearest}\"?"),
+        None => format!("known here are {}", known.join(", ")),
+    }
 }
 
 fn known_stages(known: &[String]) -> String {

@@ -6,7 +6,7 @@ use super::keys::{SAMPLING, SUBTALKER};
 use super::layer::{Layer, merge_stages};
 use super::notes::Notes;
 use super::placement::{ServerDevice, asked_gpu, place};
-use super::row::{check_stages, compose, is_custom};
+use super::row::{check_stages, compose};
 use super::sampling::{SAMPLING_KEY, SUBTALKER_KEY, apply_sampling, apply_subtalker};
 use super::{CUSTOM_PIPELINE, Deploy, MOST_REPLICAS, StageDeploy, StageKind};
 use crate::config::Source;
@@ -126,9 +126,7 @@ fn one_of(names: &[&str]) -> String {
 
 fn apply_top(deploy: &mut Deploy, top: &Mapping) -> Result<(), DeployError> {
     if let Some(entry) = top.get("pipeline") {
-        if !is_custom(&deploy.pipeline) {
-            deploy.pipeline = entry.text()?.to_owned();
-        }
+        deploy.pipeline = entry.text()?.to_owned();
         deploy.sources.note("pipeline", entry.source.clone());
     }
     if let Some(entry) = top.get("async_chunk") {

@@ -2,7 +2,7 @@
 
 use super::error::{DeployError, Fault};
 use super::layer::{Layer, Stages};
-use super::{CUSTOM_PIPELINE, Deploy, StageDeploy, StageKind};
+use super::{Deploy, StageDeploy, StageKind};
 use crate::config::Source;
 
 /// Puts custom stages into the row of a model's stages, as the list of `layer` has them. Without a list the row is the
@@ -57,9 +57,4 @@ pub(super) fn check_stages(deploy: &Deploy, stages: &Stages) -> Result<(), Deplo
         }
     }
     Ok(())
-}
-
-/// Whether a pipeline has no stages of a model.
-pub(super) fn is_custom(pipeline: &str) -> bool {
-    pipeline == CUSTOM_PIPELINE
 }

@@ -23,7 +23,7 @@ pub(super) fn apply_sampling(
     }
     params.validate(usize::MAX).map_err(|error| {
         let at = sources.of(&format!("{SAMPLING_KEY}.{}", error.parameter)).clone();
-        DeployError::Inconsistent { at, fault: Fault::Sampling(error.to_string()) }
+        DeployError::Inconsistent { at, fault: Fault::Sampling(error) }
     })
 }
 
@@ -91,7 +91,7 @@ pub(super) fn apply_subtalker(
     let alike = SamplingParams { temperature, top_k, top_p, ..SamplingParams::default() };
     alike.validate(usize::MAX).map_err(|error| {
         let at = sources.of(&format!("{SUBTALKER_KEY}.{}", error.parameter)).clone();
-        DeployError::Inconsistent { at, fault: Fault::Sampling(error.to_string()) }
+        DeployError::Inconsistent { at, fault: Fault::Sampling(error) }
     })
 }
 
