@@ -26,7 +26,7 @@ pub enum DeployError {
         /// Where.
         at: Source,
         /// How.
-        fault: Fault,
+        fault: Box<Fault>,
     },
 }
 
@@ -97,8 +97,11 @@ pub enum Fault {
         /// The key.
         key: String,
     },
+    /// An edge without one of its ends.
+    #[error("an edge has a \"from\" and a \"to\"")]
+    HalfAnEdge,
     /// An edge that the pipeline does not have.
-    #[error("there is no edge from stage {from} to stage {to}; stages stand in a row, so stage {to} is fed by {}", feeder(*to))]
+    #[error("there is no edge from stage {from} to stage {to}; stages stand in a row, so stage {to} is fed by stage {}", to.saturating_sub(1))]
     NoSuchEdge {
         /// Where it begins.
         from: u16,
@@ -168,6 +171,13 @@ pub enum Fault {
     Sampling(SamplingError),
 }
 
+impl Fault {
+    /// The fault as an error at its place.
+    pub(super) fn at(self, place: &Source) -> DeployError {
+        DeployError::Inconsistent { at: place.clone(), fault: Box::new(self) }
+    }
+}
+
 fn suggestion(nearest: &Option<String>, known: &[String]) -> String {
     match nearest {
         Some(nearest) => format!("did you mean \"{nearest}\"?"),
@@ -177,12 +187,4 @@ fn suggestion(nearest: &Option<String>, known: &[String]) -> String {
 
 fn known_stages(known: &[String]) -> String {
     if known.is_empty() { "none is".to_owned() } else { format!("registered are {}", known.join(", ")) }
-}
-
-/// Who feeds a stage.
-fn feeder(stage: u16) -> String {
-    match stage.checked_sub(1) {
-        Some(before) => format!("stage {before}"),
-        None => "the request alone".to_owned(),
-    }
 }

@@ -64,14 +64,12 @@ fn read(path: &Path, chain: &mut Vec<PathBuf>, notes: &mut Notes) -> Result<Laye
     chain.push(path.canonicalize().map_err(unreadable)?);
     let expected = "a mapping of keys to values";
     let mut document = parse_yaml(&name, &text)?.into_document(expected)?;
-    TOP.check(&document, &mut |entry, why| notes.inert(&entry.key, &entry.source, why))?;
+    TOP.check(&document, notes)?;
     let Some(base) = document.take("base_config") else { return Layer::read(document, notes) };
     let base_path = path.parent().unwrap_or(Path::new("")).join(base.text()?);
     let file = base_path.display().to_string();
     match base_path.canonicalize() {
-        Ok(real) if chain.contains(&real) => {
-            Err(DeployError::Inconsistent { at: base.source, fault: Fault::BaseCycle { file } })
-        }
+        Ok(real) if chain.contains(&real) => Err(Fault::BaseCycle { file }.at(&base.source)),
         Err(cause) => {
             let at = base.source;
             Err(DeployError::Unreadable {

@@ -1,6 +1,6 @@
 //! From layers to a deployment.
 
-use super::edges::{check_peers, connect, decide_async_chunk};
+use super::edges::{check_listed, check_peers, connect, decide_async_chunk};
 use super::error::DeployError;
 use super::keys::{SAMPLING, SUBTALKER};
 use super::layer::{Layer, merge_stages};
@@ -106,6 +106,7 @@ pub fn resolve(
     let mut stages = layers.file.stages_on(server.gpu.is_some());
     merge_stages(&mut stages, layers.overrides.stages.clone());
     check_stages(&deploy, &stages)?;
+    check_listed(&deploy, &layers.file)?;
     check_peers(&deploy, &stages)?;
     for (id, stage) in (0..).zip(&mut deploy.stages) {
         if let Some(entry) = stages.get(&id) {
@@ -203,7 +204,7 @@ fn checked<'a>(
     notes: &mut Notes,
 ) -> Result<&'a Mapping, DeployError> {
     let mapping = entry.mapping()?;
-    keys.check(mapping, &mut |entry, why| notes.inert(&entry.key, &entry.source, why))?;
+    keys.check(mapping, notes)?;
     Ok(mapping)
 }
 
