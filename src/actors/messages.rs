@@ -221,6 +221,8 @@ pub struct GetHealth;
 pub struct Health {
     /// Stages without a live replica; the server is healthy when there are none.
     pub stages_down: Vec<StageId>,
+    /// Those of them of which a replica could not be built the last time that was tried, and why.
+    pub not_built: Vec<(StageId, StageError)>,
     /// The server takes no new requests because it is shutting down.
     pub draining: bool,
 }

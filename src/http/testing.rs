@@ -250,7 +250,7 @@ pub(super) fn unconnected_state(stages: usize) -> AppState {
         let orchestrator = FakeOrchestrator {
             scripts: VecDeque::new(),
             seen: Arc::default(),
-            health: Health { stages_down: Vec::new(), draining: false },
+            health: Health { stages_down: Vec::new(), not_built: Vec::new(), draining: false },
             admission_delay: Duration::ZERO,
         };
         state_around(orchestrator.start(), stages)
@@ -279,7 +279,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             scripts: Vec::new(),
-            health: Health { stages_down: Vec::new(), draining: false },
+            health: Health { stages_down: Vec::new(), not_built: Vec::new(), draining: false },
             admission_delay: Duration::ZERO,
             limits: Limits::default(),
             api_keys: ApiKeys::default(),

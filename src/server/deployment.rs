@@ -17,10 +17,14 @@ use crate::tensor::cuda::CudaDevice;
 pub(super) struct Deployment {
     /// Its stages.
     pub(super) deploy: Deploy,
-    /// The GPU that the thinker runs on, if it does.
-    pub(super) gpu: Option<Arc<CudaDevice>>,
     /// What the log says of it.
     pub(super) notes: Notes,
+    /// The device that is asked for.
+    device: DeviceArg,
+    /// Who asks for it.
+    asked_by: String,
+    /// The GPU, if it had to be opened to know whether there is one.
+    opened: Option<Arc<CudaDevice>>,
 }
 
 /// Reads what is said of the deployment.
@@ -35,7 +39,7 @@ pub(super) fn read_layers(args: &DeployArgs, notes: &mut Notes) -> Result<Deploy
 }
 
 impl Deployment {
-    /// Puts together what is said of a checkpoint's deployment; opens the GPU, if one is to be used.
+    /// Puts together what is said of a checkpoint's deployment.
     pub(super) fn of(
         checkpoint: Option<&Checkpoint>,
         layers: &DeployLayers,
@@ -46,21 +50,41 @@ impl Deployment {
             (None, _) | (_, PipelineChoice::Custom) => Deploy::new(CUSTOM_PIPELINE, Vec::new()),
             (Some(checkpoint), choice) => built_in_deploy(checkpoint, choice == PipelineChoice::ThinkerOnly)?,
         };
-        let (wanted, asked) = match layers.gpu(device.is_some())? {
+        let asked = device.is_some();
+        let (device, asked_by) = match layers.gpu(asked)? {
             Some((gpu, source)) => (DeviceArg::Cuda(gpu), format!("{source}: devices")),
             None => (device.unwrap_or(DeviceArg::Cpu), "--device".to_owned()),
         };
-        let unusable = |cause| LoadFailure::Gpu { asked, device: wanted, cause: Box::new(cause) };
-        let gpu = open_gpu(wanted).map_err(unusable)?;
-        let ordinal = match wanted {
-            DeviceArg::Cuda(gpu) => gpu,
-            DeviceArg::Auto | DeviceArg::Cpu => 0,
+        let mut deployment =
+            Self { deploy: built_in, notes: Notes::default(), device, asked_by, opened: None };
+        let gpu = match device {
+            DeviceArg::Cpu => None,
+            DeviceArg::Cuda(gpu) => Some(gpu),
+            DeviceArg::Auto => {
+                deployment.opened = deployment.open()?;
+                deployment.opened.is_some().then_some(0)
+            }
         };
-        let server = ServerDevice { gpu: gpu.is_some().then_some(ordinal), asked: device.is_some() };
-        let deploy = resolve(built_in, layers, server, &mut notes)?;
-        let on_gpu = deploy
-            .stage_of(&StageKind::Thinker)
-            .is_some_and(|thinker| matches!(thinker.device, Placement::Cuda(_)));
-        Ok(Self { deploy, gpu: gpu.filter(|_| on_gpu), notes })
+        let server = ServerDevice { gpu, asked };
+        deployment.deploy = resolve(deployment.deploy, layers, server, &mut notes)?;
+        deployment.notes = notes;
+        Ok(deployment)
+    }
+
+    /// The GPU that the thinker runs on, if it does.
+    pub(super) fn gpu(&self) -> Result<Option<Arc<CudaDevice>>, LoadFailure> {
+        let thinker = self.deploy.stage_of(&StageKind::Thinker);
+        if !thinker.is_some_and(|thinker| matches!(thinker.device, Placement::Cuda(_))) {
+            return Ok(None);
+        }
+        if self.opened.is_some() { Ok(self.opened.clone()) } else { self.open() }
+    }
+
+    fn open(&self) -> Result<Option<Arc<CudaDevice>>, LoadFailure> {
+        open_gpu(self.device).map_err(|cause| LoadFailure::Gpu {
+            asked_by: self.asked_by.clone(),
+            device: self.device,
+            cause: Box::new(cause),
+        })
     }
 }

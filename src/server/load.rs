@@ -98,10 +98,10 @@ pub enum LoadFailure {
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
     /// The GPU cannot be used as asked.
-    #[error("{asked} {device}: {cause}")]
+    #[error("{asked_by} {device}: {cause}")]
     Gpu {
         /// Who asks for it.
-        asked: String,
+        asked_by: String,
         /// What is asked for.
         device: DeviceArg,
         /// Why not.
@@ -159,10 +159,12 @@ fn find_known(args: &ServeArgs) -> Result<FoundModel, LoadFailure> {
 
 /// Loads what the command line asks for.
 pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel, LoadFailure> {
-    let (found, Deployment { deploy, gpu, notes }) = read_deployment(args, registry)?;
-    for note in notes.lines() {
+    let (found, deployment) = read_deployment(args, registry)?;
+    for note in deployment.notes.lines() {
         tracing::info!("{note}");
     }
+    let gpu = deployment.gpu()?;
+    let deploy = deployment.deploy;
     let Some(found) = found else {
         let location = args.deploy.deploy_config.as_ref().map(|file| file.display().to_string());
         return Ok(LoadedModel {

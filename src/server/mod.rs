@@ -27,8 +27,9 @@ use self::started::StartedPipeline;
 use crate::actors::runtime::Runtime;
 use crate::cli::{ModalityArg, ServeArgs};
 use crate::http;
+use crate::ids::StageId;
 use crate::metrics::MetricsError;
-use crate::stages::Registry;
+use crate::stages::{Registry, StageError};
 
 /// How long a stage may take from the start of its thread to being ready.
 const STAGE_START_DEADLINE: Duration = Duration::from_secs(120);
@@ -46,10 +47,23 @@ pub enum ServerError {
     NotLoaded(std::io::Error),
     /// An option of the metrics cannot be used.
     #[error("--metrics-omni-prefix: {0}")]
+    Prefix(MetricsError),
+    /// The families of the metrics cannot be set up.
+    #[error(transparent)]
     Metrics(#[from] MetricsError),
     /// `--default-modalities` names a kind that the model does not make.
     #[error("--default-modalities: this model makes no {0:?} output")]
     DefaultModality(ModalityArg),
+    /// A stage cannot be built.
+    #[error("stage {stage} ({name}) cannot be built: {cause}")]
+    NotBuilt {
+        /// Which stage.
+        stage: StageId,
+        /// What it is called.
+        name: String,
+        /// Why.
+        cause: StageError,
+    },
     /// A stage did not come up.
     #[error("not every stage came up within {} s; the log says why", STAGE_START_DEADLINE.as_secs())]
     StagesDown,

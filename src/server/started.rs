@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::load::{LoadedModel, load};
 use super::{STAGE_START_DEADLINE, ServerError, state};
+use crate::actors::messages::GetHealth;
 use crate::actors::runtime::{Runtime, RuntimeOptions};
 use crate::cli::ServeArgs;
 use crate::http::AppState;
@@ -40,14 +41,14 @@ impl StartedPipeline {
         }
         let options = RuntimeOptions {
             model_name: names.first().cloned().unwrap_or_default(),
-            omni_prefix: args.metrics_omni_prefix.parse::<OmniPrefix>()?,
+            omni_prefix: args.metrics_omni_prefix.parse::<OmniPrefix>().map_err(ServerError::Prefix)?,
             log_stats: args.log_stats,
             ..RuntimeOptions::default()
         };
         let pipeline = Arc::new(model.pipeline.clone());
         let runtime = Runtime::start(pipeline.clone(), options)?;
         if !runtime.wait_until_up(STAGE_START_DEADLINE).await {
-            return Err(ServerError::StagesDown);
+            return Err(why_down(&runtime, &pipeline).await);
         }
         Ok(Self { model, pipeline, names, runtime })
     }
@@ -56,6 +57,18 @@ impl StartedPipeline {
     pub(super) fn into_state(self, args: &ServeArgs) -> (AppState, Runtime) {
         let Self { model, names, runtime, .. } = self;
         (state::app_state(model, names, args, &runtime), runtime)
+    }
+}
+
+/// Why not every stage came up.
+async fn why_down(runtime: &Runtime, pipeline: &Pipeline) -> ServerError {
+    let not_built = runtime.orchestrator.send(GetHealth).await.map(|health| health.not_built);
+    match not_built.unwrap_or_default().into_iter().next() {
+        Some((stage, cause)) => {
+            let name = pipeline.stages.get(usize::from(stage.0)).map(|spec| spec.name.clone());
+            ServerError::NotBuilt { stage, name: name.unwrap_or_default(), cause }
+        }
+        None => ServerError::StagesDown,
     }
 }
 

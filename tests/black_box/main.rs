@@ -8,7 +8,9 @@ mod check;
 mod checkpoint_copy;
 mod client;
 mod client_requests;
+mod custom_stages;
 mod demo;
+mod deploy;
 mod disconnects;
 #[path = "../compare/sets.rs"]
 mod golden_sets;

@@ -14,18 +14,23 @@ const NORM: &str = "thinker.model.norm.weight";
 /// A tensor that every thinker has, `[vocabulary, hidden]`.
 const HEAD: &str = "thinker.lm_head.weight";
 
-/// Runs the server, which must refuse with exit status 1 and one line that has all `parts`.
+/// Runs the server, which must refuse with exit status 1 and one line; returns what the line says.
 ///
 /// The port that it is told to open is taken. A server that tried to open it would complain of that instead.
-fn assert_refused_with(arguments: &[&str], environment: &[(&str, &str)], parts: &[&str]) {
+pub(crate) fn refusal(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
     let (status, lines) = serve_in_vain(&[arguments, &["--port", &port]].concat(), environment);
     assert_eq!(status, Some(1), "{lines:#?}");
     assert_eq!(lines.len(), 1, "{lines:#?}");
-    let line = &lines[0];
-    assert!(line.starts_with("error: "), "{line}");
+    let line = lines[0].strip_prefix("error: ").unwrap_or_else(|| panic!("{lines:#?}"));
     assert!(!line.contains(&port), "{line}");
+    line.to_owned()
+}
+
+/// Runs the server, which must refuse with a line that has all `parts`.
+fn assert_refused_with(arguments: &[&str], environment: &[(&str, &str)], parts: &[&str]) {
+    let line = refusal(arguments, environment);
     for part in parts {
         assert!(line.contains(part), "no {part:?} in {line}");
     }

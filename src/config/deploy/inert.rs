@@ -5,6 +5,7 @@ use super::keys::Key;
 
 /// A stage that is no diffusion model has no use for its settings.
 const DIFFUSION: &str = "it is for diffusion stages";
+const OTHER_DEVICE: &str = "it is for a device that is not served here";
 const GPU_MEMORY: &str = "memory is shared out by the server";
 const ONE_DEVICE: &str = "a stage runs on one device";
 const NOT_HERE: &str = "it is a part of vLLM that is not here";
@@ -161,12 +162,8 @@ pub(super) const SAMPLING: &[Key] = &[
 ];
 
 /// In `platforms`.
-pub(super) const PLATFORMS: &[Key] = &[
-    ("rocm", "this is no such device"),
-    ("npu", "this is no such device"),
-    ("xpu", "this is no such device"),
-    ("musa", "this is no such device"),
-];
+pub(super) const PLATFORMS: &[Key] =
+    &[("rocm", OTHER_DEVICE), ("npu", OTHER_DEVICE), ("xpu", OTHER_DEVICE), ("musa", OTHER_DEVICE)];
 
 /// In one platform's overlay.
 pub(super) const OVERLAY: &[Key] = &[("model_runner", NOT_HERE)];

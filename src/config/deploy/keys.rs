@@ -65,8 +65,8 @@ pub const STAGE: KeySet = KeySet {
         ("settings", "Values for a custom stage, handed to it as they are."),
         (
             "devices",
-            "`cpu`, `cuda` or `cuda:N`; GPU indices (`\"0\"`) place a stage when the server runs on a GPU. The thinker alone \
-             can run on one.",
+            "`cpu`, `cuda` or `cuda:N`; GPU indices (`\"0\"`) stand for the GPU of a server that runs on one. The thinker alone \
+             can run there.",
         ),
         ("num_replicas", "Replicas of the stage, 1 to 64."),
         ("max_num_seqs", "Sequences that an engine works on at the same time."),
@@ -214,6 +214,31 @@ impl KeySet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The documentation of all keys.
+    const GUIDE: &str = include_str!("../../../docs/deployment.md");
+
+    /// The table of a set of keys, as the documentation has it.
+    fn table(title: &str, column: &str, keys: &[Key]) -> String {
+        let rows = keys.iter().map(|(key, text)| format!("| `{key}` | {text} |\n"));
+        format!("### {title}\n\n| key | {column} |\n|---|---|\n{}", rows.collect::<String>())
+    }
+
+    #[test]
+    fn the_documentation_has_all_keys_and_no_others() {
+        let mut keys = 0;
+        for set in ALL {
+            let active = table(set.name, "meaning", set.active);
+            let inert = table(&format!("{}, without effect", set.name), "why", set.inert);
+            assert!(GUIDE.contains(&active), "docs/deployment.md should have:\n{active}");
+            assert!(
+                set.inert.is_empty() || GUIDE.contains(&inert),
+                "docs/deployment.md should have:\n{inert}"
+            );
+            keys += set.active.len() + set.inert.len();
+        }
+        assert_eq!(GUIDE.lines().filter(|line| line.starts_with("| `")).count(), keys);
+    }
 
     #[test]
     fn no_key_is_listed_twice() {

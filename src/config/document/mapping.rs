@@ -81,7 +81,8 @@ impl Value {
             Self::Text(text) => text.as_str().into(),
             Self::List(items) => items.iter().map(|item| item.value.to_json()).collect(),
             Self::Mapping(mapping) => {
-                mapping.entries().map(|entry| (entry.key.clone(), entry.node.value.to_json())).collect()
+                let entries = mapping.entries.iter();
+                entries.map(|entry| (entry.key.clone(), entry.node.value.to_json())).collect()
             }
         }
     }

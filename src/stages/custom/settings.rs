@@ -28,31 +28,36 @@ pub enum SettingsError {
     },
 }
 
-impl SettingsError {
-    /// The key within `settings`, such as `gain`; empty for all of them.
-    pub fn key(&self) -> &str {
-        let (Self::Invalid { path, .. } | Self::Unknown { path }) = self;
-        path.strip_prefix("settings").unwrap_or(path).trim_start_matches('.')
-    }
-}
-
 /// Reads settings; without any, null, they are an empty object. A key that is not read is an error.
 pub(super) fn read<S: DeserializeOwned>(settings: &Value) -> Result<S, SettingsError> {
     let nothing = Value::Object(Map::new());
     let settings = if settings.is_null() { &nothing } else { settings };
     let mut unknown = None;
     let mut note = |path: serde_ignored::Path<'_>| {
-        unknown.get_or_insert_with(|| path.to_string());
+        unknown.get_or_insert_with(|| path_of(&path));
     };
     let noted = serde_ignored::Deserializer::new(settings, &mut note);
     let read = serde_path_to_error::deserialize(noted).map_err(|error| {
-        let path = error.path().to_string();
-        let path = if path == "." { "settings".to_owned() } else { format!("settings.{path}") };
+        let path = match error.path().to_string().as_str() {
+            "." => "settings".to_owned(),
+            path if path.starts_with('[') => format!("settings{path}"),
+            path => format!("settings.{path}"),
+        };
         SettingsError::Invalid { path, problem: error.into_inner().to_string() }
     })?;
-    match unknown {
-        Some(key) => Err(SettingsError::Unknown { path: format!("settings.{key}") }),
-        None => Ok(read),
+    unknown.map_or(Ok(read), |path| Err(SettingsError::Unknown { path }))
+}
+
+/// The whole path of a key.
+fn path_of(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => "settings".to_owned(),
+        Path::Seq { parent, index } => format!("{}[{index}]", path_of(parent)),
+        Path::Map { parent, key } => format!("{}.{key}", path_of(parent)),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            path_of(parent)
+        }
     }
 }
 
@@ -90,17 +95,16 @@ mod tests {
             "settings.band.low: invalid value: integer `-1`, expected u32"
         );
         assert_eq!(complaint(Value::Null), "settings: missing field `gain`");
-        assert_eq!(
-            complaint(json!([1, 2, 3])),
-            "settings: invalid length 3, expected fewer elements in array"
-        );
+        assert_eq!(complaint(json!([1, 2])), "settings[1]: invalid type: integer `2`, expected struct Band");
     }
 
     #[test]
     fn a_key_that_nobody_reads_is_an_error() {
         assert_eq!(complaint(json!({"gain": 1, "gian": 2})), "settings.gian: the stage has no such setting");
-        let error = read::<Settings>(&json!({"gain": 1, "band": {"low": 1, "hihg": 2}})).unwrap_err();
-        assert_eq!(error.key(), "band.hihg");
+        assert_eq!(
+            complaint(json!({"gain": 1, "band": {"low": 1, "hihg": 2}})),
+            "settings.band.hihg: the stage has no such setting"
+        );
         assert!(read::<NoSettings>(&json!({"gain": 1})).is_err());
         assert_eq!(read::<NoSettings>(&Value::Null), Ok(NoSettings {}));
     }
