@@ -35,6 +35,7 @@ where
         async_chunk: true,
         device: "cpu".into(),
         max_model_len: None,
+        size: None,
         sampling: SamplingParams::default(),
         families: Vec::new(),
         factory: Arc::new(move || Ok(Box::new(FunctionStage::new(function.clone())) as Box<dyn Stage>)),

@@ -8,6 +8,7 @@ pub mod logprobs;
 mod nucleus;
 mod penalties;
 pub mod philox;
+pub mod range;
 pub mod sampler;
 pub mod sampling;
 pub mod scheduler;

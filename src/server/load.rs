@@ -36,6 +36,8 @@ pub(super) struct LoadedModel {
     pub(super) location: String,
     /// Whether it is the built-in demo.
     pub(super) is_demo: bool,
+    /// The model; `None` for a pipeline without one.
+    pub(super) found: Option<FoundModel>,
 }
 
 /// The text side of a checkpoint.
@@ -171,6 +173,7 @@ pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel,
             default_name: deploy.pipeline,
             location: location.unwrap_or_default(),
             is_demo: false,
+            found: None,
         });
     };
     let (models_pipeline, text) = load_model(args, &found, deploy.clone(), gpu)?;
@@ -180,6 +183,7 @@ pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel,
         default_name: found.default_name(),
         location: found.checkpoint.location(),
         is_demo: found.checkpoint.is_demo(),
+        found: Some(found),
     })
 }
 

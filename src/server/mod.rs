@@ -1,5 +1,6 @@
 //! A server put together: checkpoint, pipeline, actors, HTTP.
 
+mod check;
 mod deployment;
 mod device;
 mod load;
@@ -17,6 +18,7 @@ use actix_web::dev::ServerHandle;
 use thiserror::Error;
 use tokio::task::JoinHandle;
 
+pub use self::check::{AnswerReport, CheckError, CheckReport, StageReport, check};
 pub(crate) use self::device::open_gpu;
 pub use self::load::{LoadFailure, effective_deploy};
 pub use self::program::Server;

@@ -15,6 +15,7 @@ pub mod pipeline;
 pub mod qwen3_omni;
 pub mod request;
 pub mod sampling_defaults;
+pub mod size;
 pub mod stage;
 pub mod talker;
 pub mod trial;
@@ -28,5 +29,6 @@ pub use output::{
 };
 pub use pipeline::{Pipeline, StageSpec, WiringError};
 pub use request::{Cancellation, Message, Modality, Prompt, StageInput, StageRequest};
+pub use size::StageSize;
 pub use stage::{Poll, Readiness, Stage, StageFactory, Ticket};
 pub use trial::StageTrial;

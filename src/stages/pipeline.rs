@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::engine::SamplingParams;
 use crate::ids::StageId;
 use crate::metrics::{MetricFamily, StageDescription};
-use crate::stages::{Modality, StageFactory};
+use crate::stages::{Modality, StageFactory, StageSize};
 use crate::transport::{Connector, PayloadKind};
 
 /// Stages in the order in which a request visits them. Chunks go from each stage to the one after it.
@@ -43,6 +43,8 @@ pub struct StageSpec {
     pub device: String,
     /// The longest sequence it takes, if it is an engine.
     pub max_model_len: Option<usize>,
+    /// What it takes of its device's memory, if that is known.
+    pub size: Option<StageSize>,
     /// Sampling parameters of requests that do not set their own.
     pub sampling: SamplingParams,
     /// The metric families that it declares, if it is a custom stage.
@@ -213,6 +215,7 @@ mod tests {
             async_chunk: true,
             device: "cpu".to_owned(),
             max_model_len: None,
+            size: None,
             sampling: SamplingParams::default(),
             families: Vec::new(),
             factory: Arc::new(|| Err(StageError::Device("not to be built".into()))),

@@ -21,5 +21,5 @@ pub use batch::{BLOCK_SIZE, BatchLimits, SequenceSpan, StepBatch};
 pub use convolution::{Convolution, KernelShape};
 pub use error::DeviceError;
 pub use input_rows::InputRows;
-pub use weights::{Dtype, Weight, WeightError, WeightStore, weight_files};
+pub use weights::{Dtype, Taken, Weight, WeightError, WeightStore, weight_files};
 pub use windows::{WindowRows, Windows};

@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says so when it fails")]
 
+mod check;
 mod checkpoint_copy;
 mod client;
 mod client_requests;

@@ -1,8 +1,8 @@
 //! The hub's answers: what a revision holds, what is known of a file, and its bytes.
 //!
-//! Names and addresses are hf-hub's. The requests are made here, since that crate's own downloads know no time-out,
-//! write wherever an ETag says, take whatever comes for the file, and go wrong when an attempt that follows a
-//! failed one begins with a part of the file.
+//! Names and addresses are hf-hub's. The requests are made here, since that crate's own downloads (of 0.5) have no
+//! time-outs, do not check what comes, write wherever an ETag says, and append the whole of a file to its beginning when
+//! they go on with it and the first attempt fails.
 
 use std::time::Duration;
 

@@ -56,7 +56,8 @@ pub enum HubError {
     Token,
     /// The hub must not be asked, and the cache does not have it.
     #[error(
-        "HF_HUB_OFFLINE is set, and the cache does not have {repository} at revision {revision}: {missing}"
+        "HF_HUB_OFFLINE is set, there is no directory {repository} here, and the cache does not have it at revision \
+         {revision}: {missing}"
     )]
     Offline {
         /// The repository.
@@ -67,7 +68,10 @@ pub enum HubError {
         missing: String,
     },
     /// The hub does not answer.
-    #[error("cannot reach {endpoint} for {repository}, which the cache does not have ({missing}): {cause}")]
+    #[error(
+        "there is no directory {repository} here, and {endpoint} cannot be reached for it: {cause}; the cache does not \
+         have it either: {missing}"
+    )]
     Unreachable {
         /// The hub.
         endpoint: String,

@@ -121,6 +121,7 @@ fn spec(
         async_chunk: deploy.input.async_chunk,
         device: deploy.device.to_string(),
         max_model_len: None,
+        size: None,
         sampling: deploy.sampling.clone(),
         families: description.families.clone(),
         factory,

@@ -21,8 +21,8 @@ use crate::stages::cache_memory::{CacheTooLarge, cache_blocks, free_memory};
 use crate::stages::code2wav::{Code2WavSettings, Code2WavStage};
 use crate::stages::llm::{LlmSettings, LlmStage, ModelRunner};
 use crate::stages::talker::{TalkerModels, TalkerSettings, TalkerStage};
-use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSpec};
-use crate::tensor::{Backend, Convolution, DeviceError, InputRows, WeightStore};
+use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSize, StageSpec};
+use crate::tensor::{Backend, Convolution, DeviceError, InputRows, Taken, WeightStore};
 use crate::text::Tokenizer;
 use crate::transport::PayloadKind;
 
@@ -157,10 +157,12 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
         let stage = deploy.stage_of(&StageKind::Thinker).unwrap_or(&built_in);
         let max_model_len = self.max_model_len(stage, self.config.thinker.max_position_embeddings)?;
         let backend = self.thinker.device.backend;
+        let before = self.store.taken();
         let thinker = Thinker::load(backend, &self.config, self.store, deploy.dtype)?;
         let thinker = Arc::new(thinker.into_language_model());
+        let weights = self.store.taken() - before;
         let vocabulary_size = thinker.config().vocab_size;
-        let mut stages = vec![self.thinker(thinker.clone(), stage, max_model_len)?];
+        let mut stages = vec![self.thinker((thinker.clone(), weights), stage, max_model_len)?];
         let mut voices = Vec::new();
         if let (Some(config), Some(stage)) = (&self.config.talker, deploy.stage_of(&StageKind::Talker)) {
             stages.push(self.talker(config, &thinker, stage)?);
@@ -189,7 +191,7 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
 
     fn thinker(
         &self,
-        model: Arc<LanguageModel<T>>,
+        (model, weights): (Arc<LanguageModel<T>>, Taken),
         stage: &StageDeploy,
         max_model_len: usize,
     ) -> Result<StageSpec, PipelineError> {
@@ -210,6 +212,8 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             seed: self.options.seed,
             statistics: self.options.statistics,
         };
+        let (replicas, bytes_per_block) = (stage.num_replicas, model.kv_bytes_per_block());
+        let size = StageSize::new(weights, replicas, settings.cache_blocks, bytes_per_block);
         let tokenizer = self.tokenizer.clone();
         let factory: StageFactory = Arc::new(move || {
             let SchedulerConfig { max_num_batched_tokens, max_num_seqs } = settings.scheduler;
@@ -221,6 +225,7 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             output: Some(Modality::Text),
             sends: Some(PayloadKind::Tokens),
             max_model_len: Some(max_model_len),
+            size: Some(size),
             ..spec(stage, self.thinker.device.name, factory)
         })
     }
@@ -233,9 +238,11 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
     ) -> Result<StageSpec, PipelineError> {
         let (backend, dtype) = (self.speech.backend, self.options.deploy.dtype);
         let max_model_len = self.max_model_len(stage, config.max_position_embeddings)?;
+        let before = self.store.taken();
         let predictor = CodePredictor::load(backend, config, self.store, dtype)?;
         let embedding = (self.thinker.embedding)(thinker, &self.config)?;
         let talker = Talker::load(backend, &self.config, config, embedding, &predictor, self.store, dtype)?;
+        let weights = self.store.taken() - before;
         let share = free_memory() as f64 * TALKER_CACHE_SHARE;
         let budget = (share / f64::from(stage.num_replicas)) as u64;
         let scheduler = bounds(stage, max_model_len);
@@ -252,6 +259,8 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             seed: self.options.seed,
             statistics: self.options.statistics,
         };
+        let (replicas, bytes_per_block) = (stage.num_replicas, talker.kv_bytes_per_block());
+        let size = StageSize::new(weights, replicas, settings.cache_blocks, bytes_per_block);
         let models = Arc::new(TalkerModels {
             config: self.config.clone(),
             talker_config: config.clone(),
@@ -265,13 +274,16 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             takes: Some(PayloadKind::Tokens),
             sends: Some(PayloadKind::Codes),
             max_model_len: Some(max_model_len),
+            size: Some(size),
             ..spec(stage, self.speech.name, factory)
         })
     }
 
     fn code2wav(&self, config: &Code2WavConfig, stage: &StageDeploy) -> Result<StageSpec, PipelineError> {
         let dtype = self.options.deploy.dtype;
+        let before = self.store.taken();
         let model = Arc::new(Code2Wav::load(self.speech.backend, config, self.store, dtype)?);
+        let size = StageSize::new(self.store.taken() - before, stage.num_replicas, 0, 0);
         let CodecChunks { initial_frames, chunk_frames, left_context_frames, max_windows } =
             stage.input.codec;
         let schedule = StreamingSchedule { initial_frames, chunk_frames, left_context_frames };
@@ -281,6 +293,7 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
         Ok(StageSpec {
             takes: Some(PayloadKind::Codes),
             output: Some(Modality::Audio),
+            size: Some(size),
             ..spec(stage, self.speech.name, factory)
         })
     }
@@ -306,6 +319,7 @@ fn spec(stage: &StageDeploy, device: &str, factory: StageFactory) -> StageSpec {
         async_chunk: stage.input.async_chunk,
         device: device.to_owned(),
         max_model_len: None,
+        size: None,
         sampling: stage.sampling.clone(),
         families: Vec::new(),
         factory,

@@ -1,7 +1,9 @@
 //! Where a model's weights come from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Sub;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Deserialize;
 
@@ -18,6 +20,27 @@ const INDEX: &str = "model.safetensors.index.json";
 pub struct WeightStore {
     /// Where they come from.
     origin: Origin,
+    /// Parameters of the tensors that were given out.
+    parameters: AtomicU64,
+    /// Bytes of the tensors that were given out.
+    bytes: AtomicU64,
+}
+
+/// What was taken from a store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Numbers.
+    pub parameters: u64,
+    /// Bytes that they take in the type in which they are kept.
+    pub bytes: u64,
+}
+
+impl Sub for Taken {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self { parameters: self.parameters - before.parameters, bytes: self.bytes - before.bytes }
+    }
 }
 
 #[derive(Debug)]
@@ -89,18 +112,18 @@ impl WeightStore {
         } else {
             return Err(WeightError::NoWeights { directory: directory.display().to_string() });
         };
-        Ok(Self { origin })
+        Ok(Self::new(origin))
     }
 
     /// A safetensors file in memory, used where it is. Its first byte should be aligned to 8; tensors that are
     /// not aligned for their type are copied. `name` is for messages.
     pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, WeightError> {
-        Ok(Self { origin: Origin::File(Box::new(SafetensorsFile::embedded(name, bytes)?)) })
+        Ok(Self::new(Origin::File(Box::new(SafetensorsFile::embedded(name, bytes)?))))
     }
 
     /// Random weights of whatever shape is asked for: bf16, normal with standard deviation 0.02, norm gains 1.
     pub fn dummy(seed: u64) -> Self {
-        Self { origin: Origin::Dummy { seed } }
+        Self::new(Origin::Dummy { seed })
     }
 
     /// The tensor `name`, which must have `shape`, kept as `dtype` says.
@@ -118,7 +141,20 @@ impl WeightStore {
                 .tensor(name, shape)?,
             Origin::Dummy { seed } => dummy::weight(*seed, name, shape).ok_or_else(|| missing("dummy"))?,
         };
-        Ok(weight.into_dtype(dtype))
+        let weight = weight.into_dtype(dtype);
+        self.parameters.fetch_add(shape.iter().product::<usize>() as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(weight.size_bytes() as u64, Ordering::Relaxed);
+        Ok(weight)
+    }
+
+    /// What was taken until now. A tensor that was taken twice counts twice.
+    pub fn taken(&self) -> Taken {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Taken { parameters: count(&self.parameters), bytes: count(&self.bytes) }
+    }
+
+    fn new(origin: Origin) -> Self {
+        Self { origin, parameters: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
     /// Whether a tensor of this name can be had.
@@ -179,6 +215,10 @@ mod tests {
         write(directory.path(), SINGLE, StoredDtype::F32);
         let store = WeightStore::open(directory.path()).unwrap();
         assert_eq!(store.tensor("a", &[2, 2], Dtype::Auto).unwrap().to_f32(), [1.0, 2.0, 3.0, 4.0]);
+        let before = store.taken();
+        assert_eq!(before, Taken { parameters: 4, bytes: 16 });
+        store.tensor("a", &[2, 2], Dtype::Bfloat16).unwrap();
+        assert_eq!(store.taken() - before, Taken { parameters: 4, bytes: 8 });
     }
 
     #[test]
