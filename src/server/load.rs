@@ -9,6 +9,7 @@ use crate::cli::{ConnectorArg, DeviceArg, DtypeArg, LoadFormat, ServeArgs};
 use crate::config::{Checkpoint, CheckpointError};
 use crate::models::qwen3_omni::Thinker;
 use crate::stages::Pipeline;
+use crate::stages::llm::DeviceSampling;
 use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions, StageDevice, ThinkerDevice};
 use crate::tensor::cpu::Cpu;
 use crate::tensor::cuda::{Cuda, CudaError, Stored};
@@ -138,6 +139,9 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
             let thinker = ThinkerDevice {
                 device: StageDevice { backend: &cuda, name: &gpu_name },
                 cache_budget: &|| Ok((cuda.free_memory()? as f64 * GPU_CACHE_SHARE) as u64),
+                model: |weights, blocks, limits, sampler| {
+                    Ok(Box::new(DeviceSampling::new(weights, blocks, limits, sampler)?))
+                },
                 embedding: &embedding,
             };
             let speech = StageDevice { backend: &cpu, name: &cpu_name };
