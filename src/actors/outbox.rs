@@ -8,7 +8,7 @@ use crossbeam_channel::Select;
 use crate::ids::RequestId;
 use crate::transport::{EdgeError, EdgeSender, Parcel};
 
-/// A request whose chunk the next stage does not take for this long is given up.
+/// A request whose chunk waits at a replica of the next stage that takes no chunk for this long is given up.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Chunks in the order in which they were made. A replica that takes none holds up its own chunks alone.
@@ -24,6 +24,7 @@ struct Outgoing {
     last: bool,
     edge: EdgeSender,
     parcel: Parcel,
+    /// When it was made, or the replica last took an earlier chunk while it waited.
     since: Instant,
 }
 
@@ -41,19 +42,29 @@ impl Outbox {
     /// Sends what the replicas of the next stage take, in order for each of them. Returns the requests whose last
     /// chunk went. A chunk for a replica that is gone goes nowhere: the orchestrator fails its request.
     pub(super) fn flush(&mut self) -> Vec<RequestId> {
-        let mut full: Vec<EdgeSender> = Vec::new();
+        let (mut taking, mut full): (Vec<EdgeSender>, Vec<EdgeSender>) = Default::default();
         let mut complete = Vec::new();
         for _ in 0..self.waiting.len() {
-            let Some(Outgoing { request, last, edge, parcel, since }) = self.waiting.pop_front() else {
-                break;
-            };
-            if full.iter().any(|full| full.is_same(&edge)) {
-                self.waiting.push_back(Outgoing { request, last, edge, parcel, since });
+            let Some(mut outgoing) = self.waiting.pop_front() else { break };
+            let among = |edges: &[EdgeSender]| edges.iter().any(|edge| edge.is_same(&outgoing.edge));
+            let (was_taking, is_full) = (among(&taking), among(&full));
+            if was_taking {
+                outgoing.since = Instant::now();
+            }
+            if is_full {
+                self.waiting.push_back(outgoing);
                 continue;
             }
+            let Outgoing { request, last, edge, parcel, since } = outgoing;
             match edge.send(parcel) {
-                Ok(()) | Err(EdgeError::Closed) if last => complete.push(request),
-                Ok(()) | Err(EdgeError::Closed) => {}
+                Ok(()) | Err(EdgeError::Closed) => {
+                    if last {
+                        complete.push(request);
+                    }
+                    if !was_taking {
+                        taking.push(edge);
+                    }
+                }
                 Err(EdgeError::Full(parcel)) => {
                     full.push(edge.clone());
                     self.waiting.push_back(Outgoing { request, last, edge, parcel: *parcel, since });
@@ -128,5 +139,22 @@ mod tests {
         outbox.forget(RequestId(1));
         assert_eq!(outbox.flush(), [RequestId(2)]);
         assert_eq!(sequences(&receiver).len(), 1);
+    }
+
+    #[test]
+    fn a_replica_that_takes_chunks_slowly_is_not_taken_for_stuck() {
+        let (sender, receiver) = edge(Connector::InProcess, 1);
+        let mut outbox = Outbox::default();
+        for sequence in 0..3 {
+            push(&mut outbox, &sender, 1, sequence, sequence == 2);
+        }
+        outbox.flush();
+        let long_ago = Instant::now().checked_sub(2 * DEADLINE).expect("the clock runs longer");
+        outbox.waiting.iter_mut().for_each(|outgoing| outgoing.since = long_ago);
+        outbox.flush();
+        assert_eq!(outbox.overdue(), Some(RequestId(1)), "it takes nothing");
+        assert!(receiver.try_receive().is_some());
+        outbox.flush();
+        assert_eq!(outbox.overdue(), None, "it took the one before");
     }
 }

@@ -25,7 +25,7 @@ use crate::stages::{
     Poll, Readiness, Stage, StageError, StageEvent, StageFactory, StageInput, StageOutput, Ticket,
 };
 use crate::transport::edge::edge;
-use crate::transport::{Arrival, Chunk, Connector, EdgeReceiver, EdgeSender, Payload};
+use crate::transport::{Arrival, Chunk, Connector, EdgeReceiver, EdgeSender, Parcel, Payload};
 
 /// Chunks that may wait at a replica before the stages that feed it are held up.
 const CHUNK_CREDITS: usize = 1024;
@@ -84,6 +84,8 @@ struct Held {
     next_sequence: u32,
     /// Number of the next chunk from the stage before.
     expected_sequence: u32,
+    /// Chunks that go to the next stage when this one is done, if none may go before.
+    withheld: Vec<Parcel>,
     /// How the stage ended it. It is held until the next stage has taken its last chunk: were it reported as done
     /// before, nobody would learn that the chunk was lost with this replica.
     finished: Option<FinishReason>,
@@ -286,7 +288,10 @@ impl Worker {
         let id = job.request.id;
         self.reporter.changed();
         let request = job.request.clone();
-        self.jobs.insert(id, Held { job, next_sequence: 0, expected_sequence: 0, finished: None });
+        self.jobs.insert(
+            id,
+            Held { job, next_sequence: 0, expected_sequence: 0, withheld: Vec::new(), finished: None },
+        );
         if request.cancelled.is_cancelled() {
             self.let_go(id, StageOutcome::Removed);
         } else if let Err(error) = self.stage.add(request) {
@@ -366,6 +371,11 @@ impl Worker {
                     self.reports.started.do_send(StageStarted { request: id, replica: self.key });
                 }
             }
+            StageEvent::Client(output) if held.job.passes_output_on => {
+                if let Some(payload) = output.into_payload() {
+                    self.send_on(id, payload, false);
+                }
+            }
             StageEvent::Client(_) if !held.job.request.to_client => {}
             StageEvent::Client(output) => {
                 use tokio::sync::mpsc::error::TrySendError;
@@ -388,14 +398,19 @@ impl Worker {
         }
     }
 
-    /// Numbers a payload and sends it to the next stage, if the request goes there.
+    /// Numbers a payload and sends it to the next stage, if the request goes there; or keeps it back until the last one
+    /// comes, if the next stage is to begin then.
     fn send_on(&mut self, id: RequestId, payload: Payload, last: bool) {
         let Some(held) = self.jobs.get_mut(&id) else { return };
         let Some(edge) = held.job.next.clone() else { return };
         let chunk = Chunk { request: id, sequence: held.next_sequence, last, payload };
         held.next_sequence += 1;
         match edge.pack(self.key.stage, chunk) {
+            Ok(parcel) if !held.job.async_chunk && !last => held.withheld.push(parcel),
             Ok(parcel) => {
+                for parcel in held.withheld.drain(..) {
+                    self.outbox.push(id, false, edge.clone(), parcel);
+                }
                 self.outbox.push(id, last, edge, parcel);
                 self.flush_outbox();
             }

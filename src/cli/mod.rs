@@ -1,5 +1,8 @@
 //! The command line: one file per subcommand.
 
+mod check;
+mod config;
+mod deploy;
 mod device;
 mod logging;
 mod ptx;
@@ -8,11 +11,16 @@ mod serve;
 
 use clap::{Parser, Subcommand};
 
+use crate::stages::Registry;
+
+pub use check::CheckArgs;
+pub use config::{ConfigArgs, ConfigCommand};
+pub use deploy::{ConnectorArg, DeployArgs, DtypeArg};
 pub use device::{DeviceArg, GpuArgs, LibraryArg};
 pub use logging::{LogFormat, LogLevel};
 pub use ptx::PtxArgs;
 pub use selftest::SelftestArgs;
-pub use serve::{AudioDeltaArg, ConnectorArg, DtypeArg, LoadFormat, ModalityArg, ServeArgs};
+pub use serve::{AudioDeltaArg, LoadFormat, ModalityArg, ServeArgs};
 
 /// Serves any-to-any models as a pipeline of actors.
 #[derive(Debug, Parser)]
@@ -28,6 +36,10 @@ pub struct Cli {
 pub enum Command {
     /// Serve a model over HTTP; without one, the built-in demo.
     Serve(Box<ServeArgs>),
+    /// Do all that `serve` would do but listen, run a small request through every stage, and print what was found.
+    Check(Box<CheckArgs>),
+    /// Show the configuration.
+    Config(ConfigArgs),
     /// Hold every operation of a device against its plain form, and say how fast it is.
     Selftest(SelftestArgs),
     /// Generate kernels/ptx from kernels/ in a source tree.
@@ -36,10 +48,12 @@ pub enum Command {
 }
 
 impl Cli {
-    /// Carries the command out. The error is one line for the user.
-    pub fn run(self) -> Result<(), String> {
+    /// Carries the command out, with the custom stages of `registry`. The error is one line for the user.
+    pub fn run(self, registry: Registry) -> Result<(), String> {
         match self.command {
-            Command::Serve(args) => serve::run(*args),
+            Command::Serve(args) => serve::run(*args, registry),
+            Command::Check(args) => check::run(&args, registry),
+            Command::Config(args) => config::run(&args, &registry),
             Command::Selftest(args) => selftest::run(&args),
             Command::Ptx(args) => ptx::run(&args),
         }

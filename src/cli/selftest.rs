@@ -12,13 +12,15 @@ use super::{DeviceArg, GpuArgs};
 use crate::selftest::operations::{self, Precision};
 use crate::selftest::report::{MatrixRates, Report, Section};
 use crate::selftest::thinker_speed::{Rates, Subject};
-use crate::selftest::{bandwidth, matrix_rate, thinker};
+use crate::selftest::{bandwidth, decode, matrix_rate, sampling, thinker};
 use crate::server::{gpu_ledger, open_gpu};
 use crate::stages::device_memory::DeviceMemory;
+use crate::stages::llm::{DeviceSampling, HostSampling};
 use crate::stages::memory_ledger::MemoryLedger;
+use crate::stages::qwen3_omni::ReplicaModel;
 use crate::tensor::cpu::Cpu;
 use crate::tensor::cuda::{Cuda, CudaDevice, Stored};
-use crate::tensor::{Backend, DeviceError, Outlined};
+use crate::tensor::{Backend, DeviceError, DeviceSteps, Outlined};
 
 /// What `selftest` can be told.
 #[derive(Debug, Clone, Args)]
@@ -80,9 +82,12 @@ fn on_gpu(args: &SelftestArgs, device: &Arc<CudaDevice>) -> Result<Report, Strin
     let checks = vec![
         operations("operations, f32 activations", &exact, Precision::F32)?,
         operations("operations, bf16 activations", &rounded, Precision::Bf16)?,
+        choices(&exact)?,
         goldens(args, &exact)?,
+        decoded_goldens(args, &exact)?,
     ];
-    measure((device.describe(), device.products()), checks, [&rounded, &exact], &GPU_SIZES, subject)
+    let names = (device.describe(), device.products());
+    measure(names, checks, [&rounded, &exact], DeviceSampling::boxed, &GPU_SIZES, subject)
 }
 
 fn on_cpu(args: &SelftestArgs) -> Result<Report, String> {
@@ -91,7 +96,8 @@ fn on_cpu(args: &SelftestArgs) -> Result<Report, String> {
     let ledger = MemoryLedger::new(&name, DeviceMemory::of_process());
     let subject = subject(args, ledger, Outlined::Process, CPU_SIZES.prefill_rows)?;
     let checks = vec![operations("operations", &cpu, Precision::F32)?, goldens(args, &cpu)?];
-    measure((name, "own kernels".to_owned()), checks, [&cpu, &cpu], &CPU_SIZES, subject)
+    let names = (name, "own kernels".to_owned());
+    measure(names, checks, [&cpu, &cpu], HostSampling::boxed, &CPU_SIZES, subject)
 }
 
 /// The model whose speed is measured, if one was named and the device has memory for it.
@@ -116,6 +122,24 @@ fn operations<B: Backend>(name: &'static str, backend: &B, precision: Precision)
     Ok(Section { name, checks })
 }
 
+/// The choice of tokens.
+fn choices<B: DeviceSteps>(backend: &B) -> Result<Section, String> {
+    let mut checks = Vec::new();
+    sampling::compare(backend, |check| checks.push(check)).map_err(|error| error.to_string())?;
+    Ok(Section { name: "choice of tokens", checks })
+}
+
+/// The golden sets that were named, decoded without the host.
+fn decoded_goldens<B: DeviceSteps>(args: &SelftestArgs, backend: &B) -> Result<Section, String> {
+    let mut checks = Vec::new();
+    if let Some(directory) = &args.goldens {
+        for set in thinker::sets(directory).map_err(|error| error.to_string())? {
+            decode::compare(backend, &set, |check| checks.push(check)).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(Section { name: "golden answers of the thinker, a step in flight", checks })
+}
+
 /// The golden sets that were named; none if none were.
 fn goldens<B: Backend>(args: &SelftestArgs, backend: &B) -> Result<Section, String> {
     let mut checks = Vec::new();
@@ -132,6 +156,7 @@ fn measure<B: Backend>(
     (device, products): (String, String),
     checks: Vec<Section>,
     [serving, exact]: [&B; 2],
+    replica_model: ReplicaModel<B>,
     sizes: &Sizes,
     subject: Option<Subject>,
 ) -> Result<Report, String> {
@@ -144,7 +169,7 @@ fn measure<B: Backend>(
     let (copy_bytes_per_second, rates) =
         exact.scope(figures).map_err(|error: DeviceError| error.to_string())?;
     let limits = Rates { bytes_per_second: copy_bytes_per_second, operations_per_second: rates.bf16 };
-    let thinker = subject.map(|subject| subject.measure(serving, limits)).transpose();
+    let thinker = subject.map(|subject| subject.measure(serving, replica_model, limits)).transpose();
     Ok(Report {
         device,
         products,

@@ -6,15 +6,21 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::logging::{self, LogFormat, LogLevel};
-use super::{DeviceArg, GpuArgs};
+use super::{DeployArgs, GpuArgs};
 use crate::http::AudioDelta;
 use crate::server;
+use crate::stages::Registry;
 
 /// What `serve` can be told.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// A model directory in Hugging Face layout; without one the built-in demo is served.
+    /// A model directory in Hugging Face layout, or the name of a repository on the hub, such as
+    /// Qwen/Qwen3-Omni-30B-A3B-Instruct, which is downloaded into the cache if it is not there; without one the built-in
+    /// demo is served.
     pub model: Option<PathBuf>,
+    /// The branch, tag or commit of a repository on the hub; by default main.
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
     /// Name or address to listen on.
     #[arg(long, default_value = "127.0.0.1", value_parser = NonEmptyStringValueParser::new())]
     pub host: String,
@@ -24,31 +30,18 @@ pub struct ServeArgs {
     /// Names by which requests may ask for the model; the first one stands in responses and on /metrics.
     #[arg(long, num_args = 1.., value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub served_model_name: Vec<String>,
-    /// Type of weights and activations.
-    #[arg(long, value_enum, default_value = "auto")]
-    pub dtype: DtypeArg,
-    /// Where the model runs: auto, cpu, cuda or cuda:N. On a GPU it is the thinker that runs there; what speaks runs on
-    /// the CPU.
-    #[arg(long, default_value = "cpu")]
-    pub device: DeviceArg,
+    /// How the model is deployed.
+    #[command(flatten)]
+    pub deploy: DeployArgs,
     /// How a GPU is used.
     #[command(flatten)]
     pub gpu: GpuArgs,
     /// Where weights come from.
     #[arg(long, value_enum, default_value = "auto")]
     pub load_format: LoadFormat,
-    /// The most tokens of prompt and answer together; by default what the model was made for.
-    #[arg(long, value_name = "TOKENS")]
-    pub max_model_len: Option<usize>,
     /// The kinds of output that a request gets which asks for none in particular.
     #[arg(long, value_enum, num_args = 1.., default_value = "text", value_name = "KIND")]
     pub default_modalities: Vec<ModalityArg>,
-    /// Replicas of each stage.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
-    pub num_replicas: u16,
-    /// How chunks go from stage to stage.
-    #[arg(long, value_enum, default_value = "in-process")]
-    pub connector: ConnectorArg,
     /// Keep statistics: all families on /metrics populate.
     #[arg(long)]
     pub log_stats: bool,
@@ -83,17 +76,6 @@ pub struct ServeArgs {
     pub omni: bool,
 }
 
-/// Values of `--dtype`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DtypeArg {
-    /// As the checkpoint's weights.
-    Auto,
-    /// 32-bit floats.
-    Float32,
-    /// Brain floats.
-    Bfloat16,
-}
-
 /// Values of `--default-modalities`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ModalityArg {
@@ -101,16 +83,6 @@ pub enum ModalityArg {
     Text,
     /// Speech.
     Audio,
-}
-
-/// Values of `--connector`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ConnectorArg {
-    /// As they are, without a copy.
-    #[value(alias = "in_process")]
-    InProcess,
-    /// Encoded into bytes and decoded again, as between processes.
-    Serialized,
 }
 
 /// Values of `--load-format`.
@@ -143,9 +115,9 @@ impl From<AudioDeltaArg> for AudioDelta {
 }
 
 /// Serves until a signal comes.
-pub(super) fn run(args: ServeArgs) -> Result<(), String> {
+pub(super) fn run(args: ServeArgs, registry: Registry) -> Result<(), String> {
     logging::init(args.log_level, args.log_format);
-    server::run(&args).map_err(|error| error.to_string())
+    server::run(&args, registry).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

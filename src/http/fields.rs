@@ -4,10 +4,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::config::spelling::nearest;
 use crate::http::errors::ApiError;
-
-/// Names less alike than this (Jaro-Winkler, 1 is equal) are not suggested.
-const LEAST_LIKENESS: f64 = 0.75;
 
 /// A JSON object and where it stands in the body.
 #[derive(Debug, Clone)]
@@ -179,15 +177,6 @@ pub fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// The name that is spelt most like `name`, if one is like it at all.
-pub fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
-    known
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= LEAST_LIKENESS)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, candidate)| candidate)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,10 +226,5 @@ mod tests {
         let value = json!({"max_token": 3});
         let error = Fields::new(&value, "").unwrap().only(&[&["max_tokens", "n"]]).unwrap_err();
         assert_eq!(error, ApiError::UnknownField { param: "max_token".into(), nearest: Some("max_tokens") });
-    }
-
-    #[test]
-    fn a_name_like_nothing_gets_no_suggestion() {
-        assert_eq!(nearest("zzz", ["temperature", "n"].into_iter()), None);
     }
 }

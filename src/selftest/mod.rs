@@ -1,15 +1,17 @@
 //! What a user runs first on a new machine: every operation against its plain form, the thinker against golden
 //! outputs, and how fast it is.
 //!
-//! [`operations`] and [`thinker`] give [`Check`]s; [`bandwidth`], [`matrix_rate`] and [`thinker_speed`] give figures, and
-//! a [`report`] has them all.
+//! [`operations`], [`sampling`], [`thinker`] and [`decode`] give [`Check`]s; [`bandwidth`], [`matrix_rate`] and
+//! [`thinker_speed`] give figures, and a [`report`] has them all.
 
 pub mod bandwidth;
+pub mod decode;
 pub mod matrix_rate;
 pub mod operations;
 mod random;
 pub mod report;
 mod rows;
+pub mod sampling;
 pub mod thinker;
 pub mod thinker_speed;
 pub mod timing;

@@ -2,16 +2,25 @@
 //! allow at best.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use thiserror::Error;
 
 use super::random::Random;
 use super::timing::Repeats;
+use crate::engine::{Draw, Sampler, SamplingParams, SequenceKey, TokenHistory};
 use crate::models::LoadError;
-use crate::models::qwen3::{DecoderConfig, Workspace};
+use crate::models::qwen3::{DecoderConfig, LanguageModel};
 use crate::models::qwen3_omni::{OmniConfig, Thinker};
-use crate::tensor::{BLOCK_SIZE, Backend, DeviceError, Dtype, Outline, Outlined, StepBatch, WeightStore};
+use crate::stages::StageError;
+use crate::stages::llm::{DeviceSampling, HostSampling, ModelStep, StepModel, TokenChoice};
+use crate::stages::qwen3_omni::ReplicaModel;
+use crate::tensor::device_steps::ChainedRow;
+use crate::tensor::{
+    BLOCK_SIZE, Backend, BatchLimits, DeviceError, Dtype, Outline, Outlined, StepBatch, WeightStore,
+};
 
 /// Sequences that are decoded together.
 const BATCHES: [usize; 3] = [1, 8, 32];
@@ -82,6 +91,31 @@ pub struct PrefillSpeed {
     pub floor_seconds: f64,
 }
 
+/// A speed that cannot be measured.
+#[derive(Debug, Error)]
+pub enum SpeedError {
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The device has no room for a replica.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A step failed.
+    #[error(transparent)]
+    Step(#[from] StageError),
+}
+
+impl SpeedError {
+    /// A stable word for the kind of failure.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Load(error) => error.reason(),
+            Self::Device(error) => error.reason(),
+            Self::Step(error) => error.reason(),
+        }
+    }
+}
+
 /// A model to be measured.
 #[derive(Debug, Clone)]
 pub struct Subject {
@@ -104,37 +138,61 @@ impl Subject {
     }
 
     /// Bytes that it takes of a device: weights, and what steps work in.
-    pub fn needs(&self, outlined: Outlined) -> Result<[u64; 2], LoadError> {
+    pub fn needs(&self, outlined: Outlined) -> Result<[u64; 2], SpeedError> {
         let outline = Outline::of(outlined);
         let thinker = self.load(&outline)?;
         let weights = outline.take().weights;
-        self.space(&thinker)?;
-        let space = outline.take();
-        Ok([weights, space.buffers + space.caches])
+        drop(match outlined {
+            Outlined::Process => self.replica(thinker, HostSampling::boxed)?,
+            Outlined::Gpu(_) => self.replica(thinker, DeviceSampling::boxed)?,
+        });
+        let replica = outline.take();
+        Ok([weights, replica.buffers + replica.caches])
     }
 
-    fn load<B: Backend>(&self, backend: &B) -> Result<Thinker<B>, LoadError> {
-        Thinker::load(backend, &self.config, &WeightStore::dummy(0), Dtype::Auto)
+    fn load<B: Backend>(&self, backend: &B) -> Result<Arc<LanguageModel<B>>, LoadError> {
+        let thinker = Thinker::load(backend, &self.config, &WeightStore::dummy(0), Dtype::Auto)?;
+        Ok(Arc::new(thinker.into_language_model()))
     }
 
-    fn space<B: Backend>(&self, thinker: &Thinker<B>) -> Result<(Workspace<B>, B::Cache), DeviceError> {
-        let most = BATCHES.iter().copied().max().unwrap_or(1);
-        let blocks = (most * CONTEXT).max(PROMPT).div_ceil(BLOCK_SIZE);
-        Ok((thinker.new_workspace(self.prefill_rows.max(most), most)?, thinker.new_cache(blocks)?))
+    /// What a replica in a server works with.
+    fn replica<B: Backend>(
+        &self,
+        thinker: Arc<LanguageModel<B>>,
+        replica_model: ReplicaModel<B>,
+    ) -> Result<Box<dyn StepModel>, DeviceError> {
+        let sequences = BATCHES.into_iter().max().unwrap_or(1);
+        let blocks = (sequences * CONTEXT).max(PROMPT).div_ceil(BLOCK_SIZE);
+        let limits = BatchLimits { rows: self.prefill_rows.max(sequences), logit_rows: sequences };
+        replica_model(thinker, blocks, limits, Sampler::default())
     }
 
-    /// Measures it.
-    pub fn measure<B: Backend>(&self, backend: &B, rates: Rates) -> Result<ThinkerSpeed, LoadError> {
+    /// Measures it as a server would run it.
+    pub fn measure<B: Backend>(
+        &self,
+        backend: &B,
+        replica_model: ReplicaModel<B>,
+        rates: Rates,
+    ) -> Result<ThinkerSpeed, SpeedError> {
         let start = Instant::now();
         let thinker = self.load(backend)?;
-        let (mut workspace, cache) = self.space(&thinker)?;
-        // Waits for what loading has queued.
-        workspace.logits()?;
+        let config = thinker.config().clone();
+        let bytes_per_token = backend.cache_bytes_per_block(config.kv_shape()) as f64 / BLOCK_SIZE as f64;
+        let model = self.replica(thinker, replica_model)?;
+        let mut run = Run {
+            config,
+            model,
+            in_flight: 0,
+            random: Random::new(1),
+            params: SamplingParams { temperature: 1.0, ..SamplingParams::default() },
+            history: TokenHistory::default(),
+            step: StepBatch::default(),
+            steps: 0,
+        };
+        // The first step waits for what loading has queued.
+        run.launch_decode(1, &[0])?;
+        run.collect_all()?;
         let load_seconds = start.elapsed().as_secs_f64();
-        let shape = thinker.config().kv_shape();
-        let bytes_per_token = backend.cache_bytes_per_block(shape) as f64 / BLOCK_SIZE as f64;
-        let random = Random::new(1);
-        let mut run = Run { thinker: &thinker, workspace, cache, random, step: StepBatch::default() };
         let decode = BATCHES
             .into_iter()
             .map(|sequences| run.decode(sequences, bytes_per_token, rates))
@@ -145,36 +203,37 @@ impl Subject {
 }
 
 /// A loaded thinker at work.
-struct Run<'a, B: Backend> {
-    thinker: &'a Thinker<B>,
-    workspace: Workspace<B>,
-    /// What lies in it is of no matter: zeros are read as fast as keys.
-    cache: B::Cache,
-    /// For token ids, so that each step chooses other experts.
+struct Run {
+    config: DecoderConfig,
+    /// What lies in its cache is of no matter: zeros are read as fast as keys.
+    model: Box<dyn StepModel>,
+    /// Steps launched and not collected, all of them alike.
+    in_flight: usize,
+    /// For token ids.
     random: Random,
+    /// Tokens are drawn, so that each step and each sequence chooses other experts.
+    params: SamplingParams,
+    history: TokenHistory,
     step: StepBatch,
+    /// Steps launched so far.
+    steps: u32,
 }
 
-impl<B: Backend> Run<'_, B> {
+impl Run {
     fn decode(
         &mut self,
         sequences: usize,
         bytes_per_token: f64,
         rates: Rates,
-    ) -> Result<DecodeSpeed, DeviceError> {
-        let bytes = decode_bytes(self.thinker.config(), sequences, bytes_per_token);
-        let blocks: Vec<u32> = (0..(sequences * CONTEXT).div_ceil(BLOCK_SIZE) as u32).collect();
-        let seconds = STEPS.mean_seconds(
-            self,
-            |run| {
-                run.step.clear();
-                for blocks in blocks.chunks(CONTEXT.div_ceil(BLOCK_SIZE)) {
-                    run.push_tokens(1, CONTEXT - 1, blocks, true);
-                }
-                run.forward()
-            },
-            |run| run.workspace.logits().map(drop),
-        )?;
+    ) -> Result<DecodeSpeed, StageError> {
+        let bytes = decode_bytes(&self.config, sequences, bytes_per_token);
+        let blocks: Vec<u32> = (0..(sequences * CONTEXT.div_ceil(BLOCK_SIZE)) as u32).collect();
+        // A device records what the second step of a kind launches; the third is the first to be repeated.
+        self.launch_decode(CONTEXT, &blocks)?;
+        self.launch_decode(CONTEXT, &blocks)?;
+        self.collect_all()?;
+        let seconds =
+            STEPS.mean_seconds(self, |run| run.launch_decode(CONTEXT, &blocks), Self::collect_all)?;
         Ok(DecodeSpeed {
             sequences,
             context: CONTEXT,
@@ -185,39 +244,79 @@ impl<B: Backend> Run<'_, B> {
         })
     }
 
-    fn prefill(&mut self, rows: usize, rates: Rates) -> Result<PrefillSpeed, DeviceError> {
+    /// Launches a step in which each sequence sees `context` tokens, with one step in flight if the model can have two.
+    /// `blocks` are those of all sequences.
+    fn launch_decode(&mut self, context: usize, blocks: &[u32]) -> Result<(), StageError> {
+        if self.in_flight >= self.model.steps_in_flight() {
+            self.collect()?;
+        }
+        self.step.clear();
+        let mut chained = Vec::new();
+        for (row, blocks) in (0..).zip(blocks.chunks(context.div_ceil(BLOCK_SIZE))) {
+            self.push_tokens(1, context - 1, blocks, true);
+            if self.in_flight > 0 {
+                chained.push(ChainedRow { row, logit_row: row });
+            }
+        }
+        self.launch(&chained)
+    }
+
+    fn prefill(&mut self, rows: usize, rates: Rates) -> Result<PrefillSpeed, StageError> {
         let blocks: Vec<u32> = (0..PROMPT.div_ceil(BLOCK_SIZE) as u32).collect();
-        let chunk = |run: &mut Self, tokens: usize| {
-            let count = rows.min(PROMPT - tokens);
-            run.step.clear();
-            run.push_tokens(count, tokens, &blocks, tokens + count == PROMPT);
-            run.forward()?;
-            run.workspace.logits()?;
-            Ok::<usize, DeviceError>(tokens + count)
-        };
         // Once to warm up.
-        chunk(self, 0)?;
+        self.prefill_part(0, rows, &blocks)?;
         let (mut tokens, start) = (0, Instant::now());
         while tokens < PROMPT && start.elapsed() < PROMPT_PATIENCE {
-            tokens = chunk(self, tokens)?;
+            tokens = self.prefill_part(tokens, rows, &blocks)?;
         }
         let seconds = start.elapsed().as_secs_f64();
-        let operations = prefill_operations(self.thinker.config(), tokens);
+        let operations = prefill_operations(&self.config, tokens);
         let floor_seconds = operations / rates.operations_per_second;
         let tokens_per_second = tokens as f64 / seconds;
         Ok(PrefillSpeed { tokens, step: rows, seconds, tokens_per_second, operations, floor_seconds })
     }
 
+    /// Computes up to `rows` tokens of the prompt behind the first `start`; gives how many there are then.
+    fn prefill_part(&mut self, start: usize, rows: usize, blocks: &[u32]) -> Result<usize, StageError> {
+        let count = rows.min(PROMPT - start);
+        self.step.clear();
+        self.push_tokens(count, start, blocks, start + count == PROMPT);
+        self.launch(&[])?;
+        self.collect_all()?;
+        Ok(start + count)
+    }
+
     /// The next `count` tokens of a sequence that has `start` in the cache.
     fn push_tokens(&mut self, count: usize, start: usize, blocks: &[u32], wants_logits: bool) {
-        let vocabulary = self.thinker.config().vocab_size;
-        let random = &mut self.random;
+        let (vocabulary, random) = (self.config.vocab_size, &mut self.random);
         let ids = (0..count).map(|_| random.below(vocabulary) as u32);
         self.step.push_text(ids, start, blocks, wants_logits);
     }
 
-    fn forward(&mut self) -> Result<(), DeviceError> {
-        self.thinker.forward(&self.step, &mut self.cache, &mut self.workspace, None)
+    fn launch(&mut self, chained: &[ChainedRow]) -> Result<(), StageError> {
+        let (params, history, step) = (&self.params, &self.history, self.steps);
+        let choice = |row: usize| {
+            let draw = Draw { choice: row as u32, step, ..Draw::default() };
+            TokenChoice { key: SequenceKey(row as u64), params, history, draw }
+        };
+        let choices: Vec<TokenChoice<'_>> = (0..self.step.logit_rows.len()).map(choice).collect();
+        self.model.launch(&ModelStep { batch: &self.step, chained, choices: &choices })?;
+        self.in_flight += 1;
+        self.steps += 1;
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<(), StageError> {
+        self.model.collect(true)?;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        Ok(())
+    }
+
+    fn collect_all(&mut self) -> Result<(), StageError> {
+        while self.in_flight > 0 {
+            self.collect()?;
+        }
+        Ok(())
     }
 }
 
@@ -247,7 +346,7 @@ mod tests {
         let [weights, space] = subject.needs(Outlined::Process).unwrap();
         assert!(weights > 0 && space > 0);
         let rates = Rates { bytes_per_second: 1e9, operations_per_second: 1e9 };
-        let speed = subject.measure(&Cpu::new(None).unwrap(), rates).unwrap();
+        let speed = subject.measure(&Cpu::new(None).unwrap(), HostSampling::boxed, rates).unwrap();
         assert_eq!(speed.decode.iter().map(|each| each.sequences).collect::<Vec<_>>(), BATCHES);
         for each in &speed.decode {
             assert!(each.seconds > 0.0 && each.tokens_per_second > 0.0);

@@ -4,6 +4,7 @@
 //! launches the step and collects what came out. Nothing here knows of actors, HTTP or the Prometheus registry.
 
 pub mod code2wav;
+pub mod custom;
 pub mod device_memory;
 mod engine_statistics;
 pub mod error;
@@ -15,15 +16,20 @@ pub mod pipeline;
 pub mod qwen3_omni;
 pub mod request;
 pub mod sampling_defaults;
+pub mod size;
 pub mod stage;
 pub mod talker;
+pub mod trial;
 
+pub use custom::{CustomStage, NoSettings, PlacementError, Registry, RegistryError, StageContext};
 pub use error::StageError;
-pub use function::{Emission, FunctionStage, Item};
+pub use function::{Emission, Emissions, FunctionStage, Item};
 pub use output::{
     AudioPacket, ChoiceFinish, Output, StageEvent, StageOutput, StopReason, TextDelta, TokenLogprob,
     TokenLogprobs,
 };
-pub use pipeline::{Pipeline, StageSpec};
-pub use request::{Cancellation, Modality, Prompt, StageInput, StageRequest};
+pub use pipeline::{Pipeline, StageSpec, WiringError};
+pub use request::{Cancellation, Message, Modality, Prompt, StageInput, StageRequest};
+pub use size::StageSize;
 pub use stage::{Poll, Readiness, Stage, StageFactory, Ticket};
+pub use trial::StageTrial;

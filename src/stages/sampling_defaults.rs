@@ -7,7 +7,7 @@ use crate::engine::SamplingParams;
 
 /// Puts what `generation_config` says about a stage's sampling in the place of what `params` holds. The stage's keys
 /// begin with `prefix`, such as `talker_`; the first stage's have none. Other keys are left alone, and so is what does
-/// not concern sampling.
+/// not concern sampling. Returns the names of what was set.
 ///
 /// # Errors
 ///
@@ -17,7 +17,8 @@ pub fn apply_generation_config(
     generation_config: &Value,
     prefix: &str,
     path: &str,
-) -> Result<(), CheckpointError> {
+) -> Result<Vec<&'static str>, CheckpointError> {
+    let mut set = Vec::new();
     let invalid = |message: String| CheckpointError::Invalid { path: path.to_owned(), message };
     let get = |key: &str| generation_config.get(format!("{prefix}{key}")).filter(|value| !value.is_null());
     for (key, target) in [
@@ -29,20 +30,26 @@ pub fn apply_generation_config(
         if let Some(value) = get(key) {
             *target =
                 value.as_f64().ok_or_else(|| invalid(format!("\"{prefix}{key}\" must be a number")))? as f32;
+            set.push(key);
         }
     }
-    for (key, target) in [("top_k", &mut params.top_k), ("max_new_tokens", &mut params.max_tokens)] {
+    for (key, name, target) in
+        [("top_k", "top_k", &mut params.top_k), ("max_new_tokens", "max_tokens", &mut params.max_tokens)]
+    {
         if let Some(value) = get(key) {
             let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
             *target = count
                 .ok_or_else(|| invalid(format!("\"{prefix}{key}\" must be a whole number from 0 on")))?;
+            set.push(name);
         }
     }
     // Without sampling the most likely token is taken, whatever temperature stands beside it.
     if get("do_sample").and_then(Value::as_bool) == Some(false) {
         params.temperature = 0.0;
+        set.push("temperature");
     }
-    params.validate(usize::MAX).map_err(|error| invalid(error.to_string()))
+    params.validate(usize::MAX).map_err(|error| invalid(error.to_string()))?;
+    Ok(set)
 }
 
 #[cfg(test)]
@@ -53,7 +60,7 @@ mod tests {
 
     fn applied(config: Value) -> Result<SamplingParams, CheckpointError> {
         let mut params = SamplingParams::default();
-        apply_generation_config(&mut params, &config, "", "generation_config.json").map(|()| params)
+        apply_generation_config(&mut params, &config, "", "generation_config.json").map(|_| params)
     }
 
     #[test]
@@ -81,8 +88,9 @@ mod tests {
     fn a_prefix_picks_the_keys_of_another_stage() {
         let mut params = SamplingParams::default();
         let config = json!({"talker_temperature": 0.9, "talker_max_new_tokens": 300, "temperature": 0.1});
-        apply_generation_config(&mut params, &config, "talker_", "generation_config.json").unwrap();
+        let set = apply_generation_config(&mut params, &config, "talker_", "generation_config.json").unwrap();
         assert_eq!((params.temperature, params.max_tokens), (0.9, 300));
+        assert_eq!(set, ["temperature", "max_tokens"]);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! [`Backend`] is what every model needs: about fifteen coarse operations over buffers that the caller owns.
 //! [`InputRows`] adds what makes input rows for decoders that are fed with embeddings, [`Convolution`] what turns
-//! rows into a signal. Two implementations stand under [`cpu`]: [`cpu::Plain`] defines every operation by
-//! straightforward loops, [`cpu::Cpu`] is the fast one; [`cuda`] drives GPUs. [`outline`] says what a model will take of
-//! a device before it is loaded. [`weights`] finds tensors in a checkpoint; [`batch`]
+//! rows into a signal, [`DeviceSteps`] what a device does that chooses tokens itself. Two implementations stand under
+//! [`cpu`]: [`cpu::Plain`] defines every operation by straightforward loops, [`cpu::Cpu`] is the fast one; [`cuda`]
+//! drives GPUs. [`outline`] says what a model will take of a device before it is loaded. [`weights`] finds tensors in a
+//! checkpoint; [`batch`]
 //! describes one step of a decoder, [`windows`] the rows of a signal.
 
 pub mod backend;
@@ -12,6 +13,7 @@ pub mod batch;
 pub mod convolution;
 pub mod cpu;
 pub mod cuda;
+pub mod device_steps;
 pub mod error;
 pub mod input_rows;
 pub mod outline;
@@ -21,8 +23,9 @@ pub mod windows;
 pub use backend::{AttentionShape, Backend, ExpertInput, KvShape, RotarySpec, RouteSpec};
 pub use batch::{BLOCK_SIZE, BatchLimits, SequenceSpan, StepBatch};
 pub use convolution::{Convolution, KernelShape};
+pub use device_steps::DeviceSteps;
 pub use error::DeviceError;
 pub use input_rows::InputRows;
 pub use outline::{Outline, Outlined};
-pub use weights::{Dtype, Weight, WeightError, WeightStore};
+pub use weights::{Dtype, Taken, Weight, WeightError, WeightStore, weight_files};
 pub use windows::{WindowRows, Windows};

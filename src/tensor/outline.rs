@@ -5,15 +5,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::cpu::Plain;
-use super::cuda::{self, CudaCache};
+use super::cuda::{self, CudaBatch, CudaCache, CudaSampling};
+use super::device_steps::{ChainedRow, CountedToken, DeviceSteps, Selection};
 use super::{
     AttentionShape, Backend, BatchLimits, Convolution, DeviceError, ExpertInput, InputRows, KvShape,
     RotarySpec, RouteSpec, StepBatch, Weight, Windows,
 };
 
-/// Words of a row in the description of a step.
+/// Words of a row in the description of a step, in the memory of the process.
 const BATCH_WORDS: usize = 8;
 /// Words of a pair (row, choice) in what routing writes.
 const ROUTING_WORDS: usize = 4;
@@ -29,7 +31,7 @@ pub enum Outlined {
 
 /// Bytes that were asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Taken {
+pub struct Outlay {
     /// Weights in memory of their own.
     pub weights: u64,
     /// Weights that stay in files.
@@ -63,11 +65,11 @@ impl Outline {
     }
 
     /// What was asked for since the last call.
-    pub fn take(&self) -> Taken {
+    pub fn take(&self) -> Outlay {
         let Tally { weights, in_files, buffers, caches } = &*self.tally;
         let [weights, in_files, buffers, caches] =
             [weights, in_files, buffers, caches].map(|sum| sum.swap(0, Ordering::Relaxed));
-        Taken { weights, in_files, buffers, caches }
+        Outlay { weights, in_files, buffers, caches }
     }
 
     /// Weights that are kept as one.
@@ -171,7 +173,12 @@ impl Backend for Outline {
     }
 
     fn batch(&self, limits: BatchLimits) -> Result<(), DeviceError> {
-        self.buffers(size_of::<u32>() * (BATCH_WORDS * limits.rows + limits.logit_rows))
+        match self.outlined {
+            Outlined::Process => {
+                self.buffers(size_of::<u32>() * (BATCH_WORDS * limits.rows + limits.logit_rows))
+            }
+            Outlined::Gpu(_) => self.buffers(CudaBatch::bytes(limits)),
+        }
     }
 
     fn routing(&self, rows: usize, top_k: usize) -> Result<(), DeviceError> {
@@ -205,6 +212,55 @@ impl Backend for Outline {
         add_gated(&(), &(), usize, usize, &mut ());
         gather_logit_rows(&(), usize, &(), &mut ());
         copy(&(), usize, &mut ());
+    }
+}
+
+impl DeviceSteps for Outline {
+    type Sampling = ();
+    type Readback = ();
+    type Recordings = ();
+    type StepShape = ();
+
+    fn sampling(&self, limits: BatchLimits, vocabulary: usize) -> Result<(), DeviceError> {
+        self.buffers(CudaSampling::bytes(limits, vocabulary))
+    }
+
+    fn readback(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn recordings(&self) {}
+
+    fn step_shape(&self, (): &(), (): &()) -> Option<()> {
+        None
+    }
+
+    fn repeat(
+        &self,
+        _: Option<()>,
+        (): &mut (),
+        mut work: impl FnMut() -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        work()
+    }
+
+    fn arrived(&self, (): &mut ()) -> Result<bool, DeviceError> {
+        Ok(true)
+    }
+
+    fn wait<'a>(&self, (): &'a mut ()) -> Result<(&'a [u32], Duration), DeviceError> {
+        Ok((&[], Duration::ZERO))
+    }
+
+    nothing! {
+        start_history(&mut (), u32, &[CountedToken]);
+        upload_selections(&[Selection], &[ChainedRow], &(), &mut ());
+        take_tokens(&(), &mut ());
+        sample(&mut (), &mut ());
+        begin(&mut (), usize);
+        read_values(&(), usize, usize, &mut ());
+        read_tokens(&(), &mut ());
+        end(&mut ());
     }
 }
 
@@ -263,11 +319,11 @@ mod tests {
     use super::*;
     use crate::tensor::{Dtype, WeightStore};
 
-    fn taken(outlined: Outlined, ask: impl Fn(&Outline)) -> Taken {
+    fn taken(outlined: Outlined, ask: impl Fn(&Outline)) -> Outlay {
         let outline = Outline::of(outlined);
         ask(&outline);
         let taken = outline.take();
-        assert_eq!(outline.take(), Taken::default(), "what was taken is told once");
+        assert_eq!(outline.take(), Outlay::default(), "what was taken is told once");
         taken
     }
 
@@ -281,7 +337,7 @@ mod tests {
             outline.vector(&part(&[7])).unwrap();
         };
         for outlined in [Outlined::Process, Outlined::Gpu(Stored::F32), Outlined::Gpu(Stored::Bf16)] {
-            assert_eq!(taken(outlined, ask), Taken { weights: 2 * (25 + 8) + 4 * 7, ..Taken::default() });
+            assert_eq!(taken(outlined, ask), Outlay { weights: 2 * (25 + 8) + 4 * 7, ..Outlay::default() });
         }
     }
 
@@ -294,9 +350,9 @@ mod tests {
         let store = WeightStore::open(directory.path()).unwrap();
         let weight = store.tensor("a", &[2, 3], Dtype::Auto).unwrap();
         let ask = |outline: &Outline| outline.matrix(vec![weight.clone()]).unwrap();
-        assert_eq!(taken(Outlined::Process, ask), Taken { in_files: 24, ..Taken::default() });
-        assert_eq!(taken(Outlined::Gpu(Stored::F32), ask), Taken { weights: 24, ..Taken::default() });
-        assert_eq!(taken(Outlined::Gpu(Stored::Bf16), ask), Taken { weights: 12, ..Taken::default() });
+        assert_eq!(taken(Outlined::Process, ask), Outlay { in_files: 24, ..Outlay::default() });
+        assert_eq!(taken(Outlined::Gpu(Stored::F32), ask), Outlay { weights: 24, ..Outlay::default() });
+        assert_eq!(taken(Outlined::Gpu(Stored::Bf16), ask), Outlay { weights: 12, ..Outlay::default() });
     }
 
     #[test]
@@ -318,10 +374,10 @@ mod tests {
             outline.cache(shape, 5).unwrap();
         };
         let block = 2 * 3 * 2 * 8 * crate::tensor::BLOCK_SIZE as u64;
-        let wide = Taken { buffers: 80, caches: 5 * 4 * block, ..Taken::default() };
+        let wide = Outlay { buffers: 80, caches: 5 * 4 * block, ..Outlay::default() };
         assert_eq!(taken(Outlined::Process, ask), wide);
         assert_eq!(taken(Outlined::Gpu(Stored::F32), ask), wide);
-        let narrow = Taken { buffers: 60, caches: 5 * 2 * block, ..Taken::default() };
+        let narrow = Outlay { buffers: 60, caches: 5 * 2 * block, ..Outlay::default() };
         assert_eq!(taken(Outlined::Gpu(Stored::Bf16), ask), narrow);
     }
 }

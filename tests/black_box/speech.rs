@@ -13,7 +13,8 @@ use crate::golden_sets::{golden_directories, model_sets, read_json};
 use crate::server::ServerProcess;
 
 /// The talker cases that need text only.
-const CASES: [&str; 4] = ["talker_text", "talker_text_rep105", "talker_history", "talker_short_reply"];
+pub(crate) const CASES: [&str; 4] =
+    ["talker_text", "talker_text_rep105", "talker_history", "talker_short_reply"];
 /// How far a sample may be off: the bound of waveforms, and half a step of 16 bits.
 const BOUND: f64 = 1e-4 + 0.5 / 32767.0;
 
@@ -36,7 +37,7 @@ fn decoded(data: &Value) -> Vec<f64> {
 }
 
 /// Text and samples of an answer in one piece.
-fn whole(server: SocketAddr, request: &Value) -> (Value, Vec<f64>) {
+pub(crate) fn whole(server: SocketAddr, request: &Value) -> (Value, Vec<f64>) {
     let reply = client::post(server, CHAT, request);
     assert_eq!(reply.status, 200, "{reply:?}");
     let choice = reply.json()["choices"][0].clone();
@@ -45,7 +46,7 @@ fn whole(server: SocketAddr, request: &Value) -> (Value, Vec<f64>) {
 }
 
 /// Samples of a streamed answer, joined, and how many packets they came in.
-fn streamed(server: SocketAddr, request: &Value) -> (Vec<f64>, usize) {
+pub(crate) fn streamed(server: SocketAddr, request: &Value) -> (Vec<f64>, usize) {
     let mut request = request.clone();
     request["stream"] = json!(true);
     let events = client::post(server, CHAT, &request).events();
@@ -57,14 +58,15 @@ fn streamed(server: SocketAddr, request: &Value) -> (Vec<f64>, usize) {
 }
 
 /// What a golden case asks for, and what must come back.
-struct Golden {
+pub(crate) struct Golden {
     request: Value,
     ids: Value,
     wave: Vec<f64>,
 }
 
 impl Golden {
-    fn read(set: &Path, case: &str) -> Self {
+    /// Reads a case of a set.
+    pub(crate) fn read(set: &Path, case: &str) -> Self {
         let meta = read_json(&set.join("golden/meta.json")).expect("the set has a meta.json");
         let talker = &meta["cases"][case];
         let thinker = format!("thinker_{}", talker["thinker_case"].as_str().expect("a thinker case"));
@@ -91,7 +93,8 @@ impl Golden {
         Self { request, ids, wave }
     }
 
-    fn check(&self, server: SocketAddr, what: &str) {
+    /// Asks for it, in one piece and streamed.
+    pub(crate) fn check(&self, server: SocketAddr, what: &str) {
         let (choice, samples) = whole(server, &self.request);
         assert_eq!(choice["token_ids"], self.ids, "{what}");
         self.check_wave(&samples, what);
@@ -138,7 +141,8 @@ fn golden_speech_comes_back_with_any_number_of_replicas_on_both_connectors() {
     assert!(checked > 0, "no set was found");
 }
 
-fn spoken_question(question: &str) -> Value {
+/// A question whose answer is to be spoken.
+pub(crate) fn spoken_question(question: &str) -> Value {
     json!({"messages": [{"role": "user", "content": question}], "modalities": ["text", "audio"]})
 }
 

@@ -14,18 +14,23 @@ const NORM: &str = "thinker.model.norm.weight";
 /// A tensor that every thinker has, `[vocabulary, hidden]`.
 const HEAD: &str = "thinker.lm_head.weight";
 
-/// Runs the server, which must refuse with exit status 1 and one line that has all `parts`.
+/// Runs the server, which must refuse with exit status 1 and one line; returns what the line says.
 ///
 /// The port that it is told to open is taken. A server that tried to open it would complain of that instead.
-fn assert_refused_with(arguments: &[&str], environment: &[(&str, &str)], parts: &[&str]) {
+pub(crate) fn refusal(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
     let (status, lines) = serve_in_vain(&[arguments, &["--port", &port]].concat(), environment);
     assert_eq!(status, Some(1), "{lines:#?}");
     assert_eq!(lines.len(), 1, "{lines:#?}");
-    let line = &lines[0];
-    assert!(line.starts_with("error: "), "{line}");
+    let line = lines[0].strip_prefix("error: ").unwrap_or_else(|| panic!("{lines:#?}"));
     assert!(!line.contains(&port), "{line}");
+    line.to_owned()
+}
+
+/// Runs the server, which must refuse with a line that has all `parts`.
+fn assert_refused_with(arguments: &[&str], environment: &[(&str, &str)], parts: &[&str]) {
+    let line = refusal(arguments, environment);
     for part in parts {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
@@ -137,9 +142,20 @@ fn a_spoilt_tokenizer_is_named() {
 fn a_path_that_is_no_directory_is_named() {
     let file = original().join("config.json");
     let file = file.to_str().expect("a path in UTF-8");
-    for path in [file, "/no/such/model"] {
-        assert_refused_with(&[path], &[], &[path, "is not a directory"]);
-    }
+    assert_refused_with(&[file], &[], &[file, "is not a directory"]);
+    assert_refused_with(&["/no/such/model"], &[], &["/no/such/model does not exist"]);
+}
+
+#[test]
+fn a_word_that_is_neither_directory_nor_repository_is_named() {
+    assert_refused_with(&["omni"], &[], &["\"omni\"", "neither a directory", "organisation/name"]);
+}
+
+#[test]
+fn a_revision_of_what_has_none_is_refused() {
+    assert_refused_with(&["--revision", "v1"], &[], &["--revision v1", "omni-demo"]);
+    let checkpoint = CheckpointCopy::new();
+    assert_refused_with(&[checkpoint.path(), "--revision", "v1"], &[], &["--revision v1", checkpoint.path()]);
 }
 
 #[test]

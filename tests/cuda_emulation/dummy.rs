@@ -7,7 +7,7 @@ use omni_actors::tensor::cuda::{Cuda, Stored};
 use omni_actors::tensor::{Backend, BatchLimits, Dtype, SequenceSpan, StepBatch, Weight, WeightStore};
 
 use crate::device::device;
-use crate::driver::{Emulated, Library};
+use crate::driver::Emulated;
 
 /// Every row of a matrix, read as an embedding table.
 fn rows_of<B: Backend>(backend: &B, parts: Vec<Weight>) -> Vec<f32> {
@@ -48,14 +48,14 @@ fn made_weights_are_the_same_bits_on_the_device_and_in_the_process() {
     for activations in [Stored::F32, Stored::Bf16] {
         for case in cases {
             let parts = || case.iter().map(|(name, shape)| part(name, *shape)).collect::<Vec<_>>();
-            let driver = Arc::new(Emulated::new(device, 1, Library::Refuses));
-            let made = rows_of(&Cuda::new(driver.clone(), activations), parts());
+            let driver = Emulated::new(device, 1);
+            let made = rows_of(&Cuda::new(Arc::new(driver.clone()), activations), parts());
             let due = rows_of(&Plain, parts());
             assert!(
                 made.iter().map(|value| value.to_bits()).eq(due.iter().map(|value| value.to_bits())),
                 "{case:?}"
             );
-            assert_eq!(driver.launched.lock().unwrap().get("dummy_bf16"), Some(&case.len()), "{case:?}");
+            assert_eq!(driver.launches_of("dummy_bf16"), case.len(), "{case:?}");
         }
     }
 }
@@ -64,8 +64,8 @@ fn made_weights_are_the_same_bits_on_the_device_and_in_the_process() {
 fn gains_of_norms_and_stored_weights_beside_made_ones_stay_what_they_are() {
     let Some(device) = device() else { return };
     let store = WeightStore::dummy(3);
-    let driver = Arc::new(Emulated::new(device, 1, Library::Refuses));
-    let cuda = Cuda::new(driver.clone(), Stored::F32);
+    let driver = Emulated::new(device, 1);
+    let cuda = Cuda::new(Arc::new(driver.clone()), Stored::F32);
     // A row of ones and a row of draws, both f32 beside a stored f32 part.
     let stored = || Weight::from_f32(vec![1, 5], vec![1.0, 2.0, 3.0, 4.0, 1.0 + 1e-5]).unwrap();
     let parts = || {
@@ -87,7 +87,7 @@ fn gains_of_norms_and_stored_weights_beside_made_ones_stay_what_they_are() {
             assert!((ours - due).abs() < 1e-6, "{name}: {ours} {due}");
         }
     }
-    assert_eq!(driver.launched.lock().unwrap().get("dummy_f32"), Some(&4));
+    assert_eq!(driver.launches_of("dummy_f32"), 4);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn weights_to_be_rounded_are_rounded_on_the_way() {
     let file = directory.path().join("model.safetensors");
     std::fs::write(file, safetensors::serialize([("a", view)], None).unwrap()).unwrap();
     let store = WeightStore::open(directory.path()).unwrap();
-    let cuda = Cuda::new(Arc::new(Emulated::new(device, 1, Library::Refuses)), Stored::Bf16);
+    let cuda = Cuda::new(Arc::new(Emulated::new(device, 1)), Stored::Bf16);
     let weight = store.tensor("a", &[1, 3], Dtype::Bfloat16).unwrap();
     assert_eq!(rows_of(&cuda, vec![weight]), [1.0, 2.5, -3.0]);
 }

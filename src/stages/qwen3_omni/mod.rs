@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use self::defaults::{Defaults, eos_ids};
+pub use self::defaults::built_in_deploy;
+use self::defaults::{eos_ids, read_config};
 use self::measure::CacheBlocks;
-use crate::config::{Checkpoint, CheckpointError};
-use crate::engine::SchedulerConfig;
+use crate::config::deploy::{CodecChunks, StageKind};
+use crate::config::{Checkpoint, CheckpointError, Deploy, Source, StageDeploy};
+use crate::engine::{Sampler, SchedulerConfig};
 use crate::ids::StageId;
 use crate::models::LoadError;
 use crate::models::qwen3::LanguageModel;
@@ -19,49 +21,35 @@ use crate::models::qwen3_omni::{
 };
 use crate::stages::code2wav::{Code2WavSettings, Code2WavStage};
 use crate::stages::device_memory::DeviceMemory;
-use crate::stages::llm::{LlmSettings, LlmStage, ModelRunner};
+use crate::stages::llm::{HostSampling, LlmSettings, LlmStage, StepModel};
 use crate::stages::memory_ledger::{MemoryError, MemoryLedger};
 use crate::stages::talker::{TalkerModels, TalkerSettings, TalkerStage};
-use crate::stages::{Modality, Pipeline, Stage, StageError, StageFactory, StageSpec};
-use crate::tensor::{Backend, Convolution, Dtype, InputRows, Outlined, WeightStore};
+use crate::stages::{Modality, Pipeline, Stage, StageError, StageFactory, StageSize, StageSpec};
+use crate::tensor::{
+    Backend, BatchLimits, Convolution, DeviceError, InputRows, Outlined, Taken, WeightStore,
+};
 use crate::text::Tokenizer;
-use crate::transport::Connector;
+use crate::transport::PayloadKind;
 
 /// `model_type` of the checkpoints that this pipeline serves.
 pub const MODEL_TYPE: &str = "qwen3_omni_moe";
 
-/// Bounds of the thinker's steps. A step of so many tokens takes a large model some seconds on a CPU, and nothing can
-/// be aborted while it runs.
-const THINKER_STEPS: SchedulerConfig = SchedulerConfig { max_num_batched_tokens: 512, max_num_seqs: 64 };
-/// Bounds of the talker's steps.
-const TALKER_STEPS: SchedulerConfig = SchedulerConfig { max_num_batched_tokens: 512, max_num_seqs: 64 };
 /// How much the thinker's KV cache gets of what its device has left, in proportion to the talker's.
 const THINKER_CACHE_WEIGHT: f64 = 5.0;
 /// The same for the talker's.
 const TALKER_CACHE_WEIGHT: f64 = 2.0;
-/// The sizes of the vocoder's windows: sound after 0.32 s of speech is there, then every 2 s.
-const SCHEDULE: StreamingSchedule =
-    StreamingSchedule { initial_frames: 4, chunk_frames: 25, left_context_frames: 25 };
-/// Windows that the vocoder decodes in one step.
-const VOCODER_WINDOWS: usize = 4;
 /// Samples per second of the vocoder.
 const SAMPLE_RATE: u32 = 24_000;
 
 /// How a pipeline is to be built.
 #[derive(Debug, Clone)]
 pub struct PipelineOptions {
-    /// Type of weights and activations.
-    pub dtype: Dtype,
-    /// The most tokens of prompt and answer together, if it is to be less than what the model was made for.
-    pub max_model_len: Option<usize>,
     /// Seed of requests that bring none.
     pub seed: u64,
     /// Whether stages keep statistics.
     pub statistics: bool,
-    /// Replicas of each stage.
-    pub replicas: u16,
-    /// How chunks go from stage to stage.
-    pub connector: Connector,
+    /// Its stages.
+    pub deploy: Deploy,
 }
 
 /// Why a pipeline cannot be built.
@@ -73,21 +61,17 @@ pub enum PipelineError {
     /// Configuration or weights cannot be used.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// `--max-model-len` asks for more than there is.
-    #[error("--max-model-len {asked} is more than the {limit} positions that {location} was made for")]
+    /// A sequence is to be longer than the model was made for.
+    #[error("{asked} is more than the {limit} positions that the {stage} of {location} was made for")]
     TooLong {
-        /// What was asked for.
-        asked: usize,
+        /// Who asks, and for how much.
+        asked: String,
         /// What the model has.
         limit: usize,
+        /// What the stage is called.
+        stage: String,
         /// Where the model lies.
         location: String,
-    },
-    /// `--max-model-len` has no room for a prompt and an answer.
-    #[error("--max-model-len {asked} has no room for a prompt and an answer; it must be at least 2")]
-    TooShort {
-        /// What was asked for.
-        asked: usize,
     },
     /// A device has too little memory.
     #[error(transparent)]
@@ -126,9 +110,16 @@ pub struct StageDevice<'a, B> {
 pub struct ThinkerDevice<'a, T: Backend, S: Backend> {
     /// The device.
     pub device: StageDevice<'a, T>,
+    /// Makes what a replica of the thinker works with.
+    pub model: ReplicaModel<T>,
     /// The table of the thinker's embeddings on the device of the stages that speak, which the talker reads too.
     pub embedding: EmbeddingFor<'a, T, S>,
 }
+
+/// Makes what a replica works with of a model's weights, the blocks of its cache and its largest step: a model whose
+/// tokens are chosen on the host, or one that chooses them on its device.
+pub type ReplicaModel<T> =
+    fn(Arc<LanguageModel<T>>, usize, BatchLimits, Sampler) -> Result<Box<dyn StepModel>, DeviceError>;
 
 /// Gives the embedding table of a thinker on a device for another device.
 type EmbeddingFor<'a, T, S> =
@@ -144,10 +135,10 @@ struct Builder<'a, T: Backend, S: Backend> {
     tokenizer: &'a Arc<Tokenizer>,
     options: &'a PipelineOptions,
     config: &'a OmniConfig,
-    defaults: &'a Defaults,
-    /// The most tokens of prompt and answer together.
-    max_model_len: usize,
 }
+
+/// A loaded model, with what loading it took from the store.
+type Loaded<M> = (Arc<M>, Taken);
 
 /// Builds the pipeline of a checkpoint, all of it on one device with the memory of the process.
 pub fn build<B: Backend + InputRows + Convolution>(
@@ -163,7 +154,7 @@ pub fn build<B: Backend + InputRows + Convolution>(
         ledger: MemoryLedger::new(name, DeviceMemory::of_process()),
     };
     let embedding = |thinker: &LanguageModel<B>, _: &_| Ok(thinker.embedding().clone());
-    let thinker = ThinkerDevice { device: device(), embedding: &embedding };
+    let thinker = ThinkerDevice { device: device(), model: HostSampling::boxed, embedding: &embedding };
     build_on(checkpoint, store, thinker, device(), tokenizer, options)
 }
 
@@ -176,76 +167,91 @@ pub fn build_on<T: Backend, S: Backend + InputRows + Convolution>(
     tokenizer: &Arc<Tokenizer>,
     options: &PipelineOptions,
 ) -> Result<BuiltPipeline, PipelineError> {
-    let file = checkpoint.path_of("config.json");
-    let config = OmniConfig::parse(&checkpoint.config()?.to_string(), &file)?;
-    let defaults = Defaults::read(checkpoint)?;
-    let max_model_len = max_model_len(checkpoint, &config, options)?;
-    let (config, defaults) = (&config, &defaults);
-    let builder =
-        Builder { checkpoint, store, thinker, speech, tokenizer, options, config, defaults, max_model_len };
+    let config = read_config(checkpoint)?;
+    let builder = Builder { checkpoint, store, thinker, speech, tokenizer, options, config: &config };
     builder.build()
-}
-
-/// The most tokens of prompt and answer together.
-fn max_model_len(
-    checkpoint: &Checkpoint,
-    config: &OmniConfig,
-    options: &PipelineOptions,
-) -> Result<usize, PipelineError> {
-    let limit = config.thinker.max_position_embeddings;
-    let asked = options.max_model_len.unwrap_or(limit);
-    if asked > limit {
-        let location = checkpoint.location();
-        return Err(PipelineError::TooLong { asked, limit, location });
-    }
-    if asked < 2 { Err(PipelineError::TooShort { asked }) } else { Ok(asked) }
 }
 
 impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
     fn build(self) -> Result<BuiltPipeline, PipelineError> {
         let (blocks, memory) = self.measure()?;
-        let thinker = self.load_thinker()?;
+        let deploy = &self.options.deploy;
+        let loaded = self.load_thinker()?;
+        let thinker = loaded.0.clone();
         let vocabulary_size = thinker.config().vocab_size;
-        let mut stages = vec![self.thinker(thinker.clone(), blocks)?];
+        let spec = self.thinker(loaded, blocks)?;
+        let max_model_len = spec.max_model_len.unwrap_or_default();
+        let mut stages = vec![spec];
         let mut voices = Vec::new();
-        if let (Some(talker), Some(code2wav)) = (&self.config.talker, &self.config.code2wav) {
-            stages.push(self.talker(self.load_talker(talker, &thinker)?, blocks));
-            stages.push(self.code2wav(self.load_code2wav(code2wav)?));
-            voices = talker.speakers.iter().map(|(name, _)| name.to_lowercase()).collect();
+        if let (Some(config), Some(stage)) = (&self.config.talker, deploy.stage_of(&StageKind::Talker)) {
+            stages.push(self.talker(self.load_talker(config, &thinker)?, stage, blocks)?);
+            voices = config.speakers.iter().map(|(name, _)| name.to_lowercase()).collect();
+        }
+        if let (Some(config), Some(stage)) = (&self.config.code2wav, deploy.stage_of(&StageKind::Vocoder)) {
+            stages.push(self.code2wav(self.load_code2wav(config)?, stage));
         }
         let pipeline = Pipeline { name: MODEL_TYPE.to_owned(), stages, voices };
-        Ok(BuiltPipeline { pipeline, vocabulary_size, max_model_len: self.max_model_len, memory })
+        Ok(BuiltPipeline { pipeline, vocabulary_size, max_model_len, memory })
     }
 
-    fn load_thinker(&self) -> Result<Arc<LanguageModel<T>>, PipelineError> {
-        let backend = self.thinker.device.backend;
-        let thinker = Thinker::load(backend, self.config, self.store, self.options.dtype)?;
-        Ok(Arc::new(thinker.into_language_model()))
+    /// How the thinker is deployed.
+    fn thinker_stage(&self) -> StageDeploy {
+        let stage = self.options.deploy.stage_of(&StageKind::Thinker).cloned();
+        stage.unwrap_or_else(|| StageDeploy::new("thinker", StageKind::Thinker))
     }
 
-    fn thinker(&self, model: Arc<LanguageModel<T>>, blocks: CacheBlocks) -> Result<StageSpec, PipelineError> {
-        let max_model_len = self.max_model_len;
+    fn load_thinker(&self) -> Result<Loaded<LanguageModel<T>>, PipelineError> {
+        let (backend, before) = (self.thinker.device.backend, self.store.taken());
+        let thinker = Thinker::load(backend, self.config, self.store, self.options.deploy.dtype)?;
+        Ok((Arc::new(thinker.into_language_model()), self.store.taken() - before))
+    }
+
+    /// The most tokens of a stage's sequences, of which its model takes at most `limit`.
+    fn max_model_len(&self, stage: &StageDeploy, limit: usize) -> Result<usize, PipelineError> {
+        let asked = stage.max_model_len.unwrap_or(limit);
+        if asked <= limit {
+            return Ok(asked);
+        }
+        let asked = match stage.sources.of("max_model_len") {
+            Source::Option(option) => format!("{option} {asked}"),
+            source => format!("{source}: max_model_len {asked}"),
+        };
+        let (stage, location) = (stage.name.clone(), self.checkpoint.location());
+        Err(PipelineError::TooLong { asked, limit, stage, location })
+    }
+
+    fn thinker(
+        &self,
+        (model, weights): Loaded<LanguageModel<T>>,
+        blocks: CacheBlocks,
+    ) -> Result<StageSpec, PipelineError> {
+        let stage = &self.thinker_stage();
+        let max_model_len = self.max_model_len(stage, self.config.thinker.max_position_embeddings)?;
         let settings = LlmSettings {
             stage: StageId(0),
-            scheduler: THINKER_STEPS,
+            scheduler: bounds(stage, max_model_len),
             cache_blocks: blocks.thinker,
             max_model_len,
             eos_ids: eos_ids(self.checkpoint, self.tokenizer, self.config)?,
             seed: self.options.seed,
             statistics: self.options.statistics,
         };
-        let tokenizer = self.tokenizer.clone();
+        let (replicas, bytes_per_block) = (stage.num_replicas, model.kv_bytes_per_block());
+        let size = StageSize::new(weights, replicas, settings.cache_blocks, bytes_per_block);
+        let (tokenizer, replica_model) = (self.tokenizer.clone(), self.thinker.model);
         let factory: StageFactory = Arc::new(move || {
             let SchedulerConfig { max_num_batched_tokens, max_num_seqs } = settings.scheduler;
-            let runner =
-                ModelRunner::new(model.clone(), settings.cache_blocks, max_num_batched_tokens, max_num_seqs)?;
-            Ok(Box::new(LlmStage::new(runner, tokenizer.clone(), settings.clone())?) as Box<dyn Stage>)
+            let limits = BatchLimits { rows: max_num_batched_tokens, logit_rows: max_num_seqs };
+            let sampler = Sampler::new(settings.eos_ids.clone(), Vec::new());
+            let model = replica_model(model.clone(), settings.cache_blocks, limits, sampler)?;
+            Ok(Box::new(LlmStage::new(model, tokenizer.clone(), settings.clone())?) as Box<dyn Stage>)
         });
         Ok(StageSpec {
             output: Some(Modality::Text),
+            sends: Some(PayloadKind::Tokens),
             max_model_len: Some(max_model_len),
-            sampling: self.defaults.thinker.clone(),
-            ..self.stage("thinker", self.thinker.device.ledger.device(), factory)
+            size: Some(size),
+            ..spec(stage, self.thinker.device.ledger.device(), factory)
         })
     }
 
@@ -253,61 +259,93 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
         &self,
         config: &TalkerConfig,
         thinker: &LanguageModel<T>,
-    ) -> Result<Arc<TalkerModels<S>>, PipelineError> {
-        let (backend, dtype) = (self.speech.backend, self.options.dtype);
+    ) -> Result<Loaded<TalkerModels<S>>, PipelineError> {
+        let (backend, dtype) = (self.speech.backend, self.options.deploy.dtype);
+        let before = self.store.taken();
         let predictor = CodePredictor::load(backend, config, self.store, dtype)?;
         let embedding = (self.thinker.embedding)(thinker, self.config)?;
         let talker = Talker::load(backend, self.config, config, embedding, &predictor, self.store, dtype)?;
+        let weights = self.store.taken() - before;
         let (config, talker_config) = (self.config.clone(), config.clone());
-        Ok(Arc::new(TalkerModels { config, talker_config, talker, predictor }))
+        Ok((Arc::new(TalkerModels { config, talker_config, talker, predictor }), weights))
     }
 
-    fn talker(&self, models: Arc<TalkerModels<S>>, blocks: CacheBlocks) -> StageSpec {
-        let max_model_len = models.talker_config.max_position_embeddings;
+    fn talker(
+        &self,
+        (models, weights): Loaded<TalkerModels<S>>,
+        stage: &StageDeploy,
+        blocks: CacheBlocks,
+    ) -> Result<StageSpec, PipelineError> {
+        let max_model_len = self.max_model_len(stage, models.talker_config.max_position_embeddings)?;
         let settings = TalkerSettings {
             stage: StageId(1),
-            scheduler: TALKER_STEPS,
+            scheduler: bounds(stage, max_model_len),
             cache_blocks: blocks.talker,
             max_model_len,
             seed: self.options.seed,
             statistics: self.options.statistics,
         };
+        let (replicas, bytes_per_block) = (stage.num_replicas, models.talker.kv_bytes_per_block());
+        let size = StageSize::new(weights, replicas, settings.cache_blocks, bytes_per_block);
         let factory: StageFactory = Arc::new(move || {
             Ok(Box::new(TalkerStage::new(models.clone(), settings.clone())?) as Box<dyn Stage>)
         });
-        StageSpec {
+        Ok(StageSpec {
+            takes: Some(PayloadKind::Tokens),
+            sends: Some(PayloadKind::Codes),
             max_model_len: Some(max_model_len),
-            sampling: self.defaults.talker.clone(),
-            ..self.stage("talker", self.speech.ledger.device(), factory)
-        }
+            size: Some(size),
+            ..spec(stage, self.speech.ledger.device(), factory)
+        })
     }
 
-    fn load_code2wav(&self, config: &Code2WavConfig) -> Result<Arc<Code2Wav<S>>, PipelineError> {
-        let model = Code2Wav::load(self.speech.backend, config, self.store, self.options.dtype)?;
-        Ok(Arc::new(model))
+    fn load_code2wav(&self, config: &Code2WavConfig) -> Result<Loaded<Code2Wav<S>>, PipelineError> {
+        let before = self.store.taken();
+        let model = Code2Wav::load(self.speech.backend, config, self.store, self.options.deploy.dtype)?;
+        Ok((Arc::new(model), self.store.taken() - before))
     }
 
-    fn code2wav(&self, model: Arc<Code2Wav<S>>) -> StageSpec {
-        let settings =
-            Code2WavSettings { schedule: SCHEDULE, max_windows: VOCODER_WINDOWS, sample_rate: SAMPLE_RATE };
+    fn code2wav(&self, (model, weights): Loaded<Code2Wav<S>>, stage: &StageDeploy) -> StageSpec {
+        let size = StageSize::new(weights, stage.num_replicas, 0, 0);
+        let CodecChunks { initial_frames, chunk_frames, left_context_frames, max_windows } =
+            stage.input.codec;
+        let schedule = StreamingSchedule { initial_frames, chunk_frames, left_context_frames };
+        let settings = Code2WavSettings { schedule, max_windows, sample_rate: SAMPLE_RATE };
         let factory: StageFactory =
             Arc::new(move || Ok(Box::new(Code2WavStage::new(model.clone(), settings)?) as Box<dyn Stage>));
-        let device = self.speech.ledger.device();
-        StageSpec { output: Some(Modality::Audio), ..self.stage("code2wav", device, factory) }
-    }
-
-    /// A stage with what is the same for all of them.
-    fn stage(&self, name: &str, device: &str, factory: StageFactory) -> StageSpec {
         StageSpec {
-            name: name.to_owned(),
-            output: None,
-            replicas: self.options.replicas,
-            connector: self.options.connector,
-            device: device.to_owned(),
-            max_model_len: None,
-            sampling: self.defaults.thinker.clone(),
-            factory,
+            takes: Some(PayloadKind::Codes),
+            output: Some(Modality::Audio),
+            size: Some(size),
+            ..spec(stage, self.speech.ledger.device(), factory)
         }
+    }
+}
+
+/// The bounds of an engine's steps. More tokens than all its sequences can have are never computed in one step, and get
+/// no workspace.
+fn bounds(stage: &StageDeploy, max_model_len: usize) -> SchedulerConfig {
+    let SchedulerConfig { max_num_batched_tokens, max_num_seqs } = stage.scheduler;
+    let possible = max_num_seqs.saturating_mul(max_model_len);
+    SchedulerConfig { max_num_batched_tokens: max_num_batched_tokens.min(possible), max_num_seqs }
+}
+
+/// A stage as its deployment says.
+fn spec(stage: &StageDeploy, device: &str, factory: StageFactory) -> StageSpec {
+    StageSpec {
+        name: stage.name.clone(),
+        takes: None,
+        output: None,
+        sends: None,
+        replicas: stage.num_replicas,
+        connector: stage.input.connector,
+        async_chunk: stage.input.async_chunk,
+        device: device.to_owned(),
+        max_model_len: None,
+        size: None,
+        sampling: stage.sampling.clone(),
+        families: Vec::new(),
+        factory,
     }
 }
 
@@ -320,22 +358,14 @@ mod tests {
         let demo = Checkpoint::demo();
         let store = WeightStore::embedded("model.safetensors", Checkpoint::demo_weights()).unwrap();
         let tokenizer = Arc::new(Tokenizer::from_files(&demo.tokenizer_files().unwrap()).unwrap());
-        let options = PipelineOptions {
-            dtype: Dtype::Auto,
-            max_model_len: Some(max_model_len),
-            seed: 0,
-            statistics: false,
-            replicas: 1,
-            connector: Connector::InProcess,
-        };
+        let mut deploy = built_in_deploy(&demo, false).unwrap();
+        deploy.stages[0].max_model_len = Some(max_model_len);
+        let options = PipelineOptions { seed: 0, statistics: false, deploy };
         build(&demo, &store, (&Cpu::new(None).unwrap(), "cpu"), &tokenizer, &options)
     }
 
     #[test]
-    fn a_length_without_room_for_prompt_and_answer_or_beyond_the_models_is_refused() {
-        for asked in [0, 1] {
-            assert!(matches!(demo_of_length(asked), Err(PipelineError::TooShort { .. })), "{asked}");
-        }
+    fn a_length_beyond_the_models_is_refused() {
         assert!(matches!(demo_of_length(1 << 20), Err(PipelineError::TooLong { .. })));
         assert_eq!(demo_of_length(2).unwrap().max_model_len, 2);
     }

@@ -8,30 +8,43 @@
 //! [`Cuda`] carries the operations out as launches on one; which kernel fits, and over how many blocks, is worked out
 //! in `variants`, and a step's description in `batch`. Products of many rows go to cuBLASLt (`cublaslt`) where that
 //! library is found and has a way for them, and to our own kernels where not.
+//!
+//! All threads queue on one stream, so what several replicas do on one device is carried out in the order in which it
+//! was queued; `turns` keeps them apart while one of them captures a graph. A decode step never waits: its description
+//! goes up through pinned memory (`staging`), its launches are repeated as a graph (`recordings`), tokens are chosen on
+//! the device (`sampling`) and come back through pinned memory (`landing`).
 
 mod attention;
 mod backend;
 mod batch;
+mod capture;
 mod cublaslt;
 mod device;
 mod driver;
 mod error;
 pub mod kernels;
+mod landing;
 mod library;
 mod memory;
 mod mixture;
 pub mod nvrtc;
+mod recordings;
+mod sampling;
 mod staging;
+mod steps;
 mod stored;
+mod turns;
 mod variants;
 mod weights;
 
 pub use backend::Cuda;
 pub use batch::CudaBatch;
 pub use device::CudaDevice;
-pub use driver::{Address, Driver, Launch};
+pub use driver::{Address, Driver, Graph, Landing, Launch};
 pub use error::{CudaError, NEEDED_DRIVER};
 pub use library::{ColumnMajor, LibraryProduct, ProductShape};
 pub use memory::{CudaBuffer, CudaCache, CudaExperts, CudaMatrix, CudaRouting, CudaVector};
+pub use recordings::{Recordings, StepShape};
+pub use sampling::CudaSampling;
 pub use stored::Stored;
 pub(super) use weights::kept_as;

@@ -14,4 +14,4 @@ pub use error::WeightError;
 pub(crate) use recipe::Recipe;
 pub use storage::{Dtype, Weight, WeightData};
 pub(crate) use storage::{Element, Elements};
-pub use store::WeightStore;
+pub use store::{Taken, WeightStore, weight_files};

@@ -1,0 +1,99 @@
+//! From the command line and the deploy file to a deployment.
+
+use std::sync::Arc;
+
+use super::device::open_gpu;
+use super::load::LoadFailure;
+use crate::cli::{DeployArgs, DeviceArg, GpuArgs};
+use crate::config::deploy::{
+    CUSTOM_PIPELINE, DeployError, DeployLayers, Layer, Notes, PipelineChoice, Placement, ServerDevice,
+    StageKind, resolve,
+};
+use crate::config::{Checkpoint, Deploy};
+use crate::stages::qwen3_omni::built_in_deploy;
+use crate::tensor::cuda::CudaDevice;
+
+/// How a model is to be deployed.
+pub(super) struct Deployment {
+    /// Its stages.
+    pub(super) deploy: Deploy,
+    /// What the log says of it.
+    pub(super) notes: Notes,
+    /// The device that is asked for.
+    device: DeviceArg,
+    /// Who asks for it.
+    asked_by: String,
+    /// How a GPU is used.
+    gpu_args: GpuArgs,
+    /// The GPU, if it had to be opened to know whether there is one.
+    opened: Option<Arc<CudaDevice>>,
+}
+
+/// Reads what is said of the deployment.
+pub(super) fn read_layers(args: &DeployArgs, notes: &mut Notes) -> Result<DeployLayers, DeployError> {
+    let file = args.deploy_config.as_deref().map(|path| Layer::from_file(path, notes));
+    let overrides = args.stage_overrides.as_deref().map(|json| Layer::from_overrides(json, notes));
+    Ok(DeployLayers {
+        file: file.transpose()?.unwrap_or_default(),
+        overrides: overrides.transpose()?.unwrap_or_default(),
+        options: args.options(),
+    })
+}
+
+impl Deployment {
+    /// Puts together what is said of a checkpoint's deployment.
+    pub(super) fn of(
+        checkpoint: Option<&Checkpoint>,
+        layers: &DeployLayers,
+        device: Option<DeviceArg>,
+        gpu_args: &GpuArgs,
+        mut notes: Notes,
+    ) -> Result<Self, LoadFailure> {
+        let built_in = match (checkpoint, layers.pipeline()?) {
+            (None, _) | (_, PipelineChoice::Custom) => Deploy::new(CUSTOM_PIPELINE, Vec::new()),
+            (Some(checkpoint), choice) => built_in_deploy(checkpoint, choice == PipelineChoice::ThinkerOnly)?,
+        };
+        let asked = device.is_some();
+        let (device, asked_by) = match layers.gpu(asked)? {
+            Some((gpu, source)) => (DeviceArg::Cuda(gpu), format!("{source}: devices")),
+            None => (device.unwrap_or(DeviceArg::Cpu), "--device".to_owned()),
+        };
+        let mut deployment = Self {
+            deploy: built_in,
+            notes: Notes::default(),
+            device,
+            asked_by,
+            gpu_args: gpu_args.clone(),
+            opened: None,
+        };
+        let gpu = match device {
+            DeviceArg::Cpu => None,
+            DeviceArg::Cuda(gpu) => Some(gpu),
+            DeviceArg::Auto => {
+                deployment.opened = deployment.open()?;
+                deployment.opened.is_some().then_some(0)
+            }
+        };
+        let server = ServerDevice { gpu, asked };
+        deployment.deploy = resolve(deployment.deploy, layers, server, &mut notes)?;
+        deployment.notes = notes;
+        Ok(deployment)
+    }
+
+    /// The GPU that the thinker runs on, if it does.
+    pub(super) fn gpu(&self) -> Result<Option<Arc<CudaDevice>>, LoadFailure> {
+        let thinker = self.deploy.stage_of(&StageKind::Thinker);
+        if !thinker.is_some_and(|thinker| matches!(thinker.device, Placement::Cuda(_))) {
+            return Ok(None);
+        }
+        if self.opened.is_some() { Ok(self.opened.clone()) } else { self.open() }
+    }
+
+    fn open(&self) -> Result<Option<Arc<CudaDevice>>, LoadFailure> {
+        open_gpu(self.device, &self.gpu_args).map_err(|cause| LoadFailure::Gpu {
+            asked_by: self.asked_by.clone(),
+            device: self.device,
+            cause: Box::new(cause),
+        })
+    }
+}
