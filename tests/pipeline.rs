@@ -156,18 +156,20 @@ async fn one_stage_answers_and_ends_with_one_terminal_event() {
 #[actix_rt::test]
 async fn three_stages_in_a_row_keep_the_order_of_chunks_on_both_connectors() {
     for connector in [Connector::InProcess, Connector::Serialized] {
-        three_stages_in_a_row(connector).await;
+        for async_chunk in [true, false] {
+            three_stages_in_a_row(connector, async_chunk).await;
+        }
     }
 }
 
-async fn three_stages_in_a_row(connector: Connector) {
+async fn three_stages_in_a_row(connector: Connector, async_chunk: bool) {
     let mut stages = vec![
         stage("words", Some(Modality::Text), 2, words),
         stage("mark", None, 3, mark),
         stage("speak", Some(Modality::Audio), 2, speak),
     ];
     for stage in &mut stages {
-        stage.connector = connector;
+        (stage.connector, stage.async_chunk) = (connector, async_chunk);
     }
     let runtime = start(stages).await;
     let mut streams = Vec::new();
@@ -183,6 +185,36 @@ async fn three_stages_in_a_row(connector: Connector) {
         assert_eq!(spoken(&events), text.iter().map(|word| format!("<{word}>")).collect::<Vec<_>>());
         assert_eq!(terminals(&events), 1);
     }
+    assert_nothing_held(&runtime).await;
+}
+
+#[actix_rt::test]
+async fn without_async_chunk_a_stage_begins_when_the_one_before_is_done_with_however_many_chunks() {
+    let done = Arc::new(AtomicUsize::new(0));
+    let seen = done.clone();
+    // Passes every word on by itself, so that the stage takes many steps.
+    let pass = move |_: &StageRequest, item: Item<'_>| {
+        done.fetch_add(1, Ordering::SeqCst);
+        let Item::Payload(payload) = item else {
+            return Err(StageError::Protocol("expected a payload".into()));
+        };
+        Ok(vec![Emission::Next(payload)])
+    };
+    const WORDS: usize = 1500;
+    let judge = move |request: &StageRequest, item: Item<'_>| {
+        assert_eq!(seen.load(Ordering::SeqCst), WORDS, "the stage before is not done");
+        speak(request, item)
+    };
+    let mut stages = vec![
+        stage("words", None, 1, words),
+        stage("pass", None, 1, pass),
+        stage("speak", Some(Modality::Audio), 1, judge),
+    ];
+    stages[2].async_chunk = false;
+    let runtime = start(stages).await;
+    let text: Vec<_> = (0..WORDS).map(|word| word.to_string()).collect();
+    let (_, stream) = submit(&runtime, &text.join(" "), &[Modality::Audio]).await.expect("admitted");
+    assert_eq!(spoken(&collect(stream).await), text);
     assert_nothing_held(&runtime).await;
 }
 

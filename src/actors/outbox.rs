@@ -140,4 +140,21 @@ mod tests {
         assert_eq!(outbox.flush(), [RequestId(2)]);
         assert_eq!(sequences(&receiver).len(), 1);
     }
+
+    #[test]
+    fn a_replica_that_takes_chunks_slowly_is_not_taken_for_stuck() {
+        let (sender, receiver) = edge(Connector::InProcess, 1);
+        let mut outbox = Outbox::default();
+        for sequence in 0..3 {
+            push(&mut outbox, &sender, 1, sequence, sequence == 2);
+        }
+        outbox.flush();
+        let long_ago = Instant::now().checked_sub(2 * DEADLINE).expect("the clock runs longer");
+        outbox.waiting.iter_mut().for_each(|outgoing| outgoing.since = long_ago);
+        outbox.flush();
+        assert_eq!(outbox.overdue(), Some(RequestId(1)), "it takes nothing");
+        assert!(receiver.try_receive().is_some());
+        outbox.flush();
+        assert_eq!(outbox.overdue(), None, "it took the one before");
+    }
 }

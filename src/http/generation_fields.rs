@@ -44,9 +44,7 @@ impl GenerationFields {
     /// Reads and checks the common fields.
     pub fn read(body: &Fields<'_>, state: &AppState) -> Result<Self, ApiError> {
         check_model(body, &state.served)?;
-        if !state.text.has_tokenizer() {
-            refuse_token_fields(body)?;
-        }
+        refuse_token_fields(body, state)?;
         let vocab_size = Some(state.text.vocab_size());
         Ok(Self {
             choices: read_choices(body, state)?,
@@ -95,8 +93,8 @@ pub fn check_model(body: &Fields<'_>, served: &ServedModel) -> Result<(), ApiErr
 
 fn read_choices(body: &Fields<'_>, state: &AppState) -> Result<u32, ApiError> {
     let choices = body.integer_within("n", 1, i64::from(state.limits.max_choices))?.unwrap_or(1) as u32;
-    if choices > 1 && !state.text.has_tokenizer() {
-        let message = format!("is {choices}, but a pipeline without a tokenizer makes one choice");
+    if choices > 1 && !state.pipeline.text_has_tokens {
+        let message = format!("is {choices}, but a custom stage makes the text, in one choice");
         return Err(body.unsupported("n", message));
     }
     Ok(choices)
@@ -145,9 +143,7 @@ fn read_stages(
             let entry = Fields::new(entry, body.path_of(&format!("sampling_params_list[{stage}]")))?;
             entry.only(&[SAMPLING_FIELDS, SUBTALKER_FIELDS, DETOKENIZE])?;
             entry.boolean("detokenize")?;
-            if !state.text.has_tokenizer() {
-                refuse_token_fields(&entry)?;
-            }
+            refuse_token_fields(&entry, state)?;
             // Only the thinker's tokens are those of the tokenizer; later stages have vocabularies of their own.
             let overrides = SamplingOverrides::read(&entry, vocab_size.filter(|_| stage == 0))?;
             if shape.output != Some(Modality::Text)

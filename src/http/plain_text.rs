@@ -4,15 +4,15 @@ use crate::http::errors::ApiError;
 use crate::http::fields::Fields;
 use crate::http::frontend::{Conversation, FrontendError, TextFrontend};
 use crate::http::messages::text_of;
+use crate::http::state::AppState;
 use crate::stages::{Message, Prompt};
 
-/// Fields that mean nothing where there are neither tokens nor a chat template. False, they ask for nothing.
+/// Fields that mean nothing where text does not come with its tokens.
+const OUTPUT_FIELDS: &[&str] = &["logprobs", "top_logprobs", "return_token_ids"];
+/// Fields that mean nothing where there are neither tokens nor a chat template.
 const TOKEN_FIELDS: &[&str] = &[
-    "logprobs",
-    "top_logprobs",
     "logit_bias",
     "stop_token_ids",
-    "return_token_ids",
     "ignore_eos",
     "add_special_tokens",
     "skip_special_tokens",
@@ -52,11 +52,21 @@ impl TextFrontend for PlainText {
     }
 }
 
-/// Refuses fields that need a tokenizer.
-pub fn refuse_token_fields(body: &Fields<'_>) -> Result<(), ApiError> {
-    let asks = |name: &&&str| body.get(name).is_some_and(|value| *value != false);
-    match TOKEN_FIELDS.iter().find(asks) {
-        Some(name) => Err(body.unsupported(name, "needs a tokenizer, which this pipeline does not have")),
+/// Refuses fields that the pipeline has no tokens for.
+pub fn refuse_token_fields(body: &Fields<'_>, state: &AppState) -> Result<(), ApiError> {
+    if !state.pipeline.text_has_tokens {
+        refuse(body, OUTPUT_FIELDS, "needs the tokens of the text, which a custom stage makes without")?;
+    }
+    if !state.text.has_tokenizer() {
+        refuse(body, TOKEN_FIELDS, "needs a tokenizer, which this pipeline does not have")?;
+    }
+    Ok(())
+}
+
+/// Refuses those of these fields that ask for anything; false asks for nothing.
+fn refuse(body: &Fields<'_>, names: &[&str], message: &str) -> Result<(), ApiError> {
+    match names.iter().find(|name| body.get(name).is_some_and(|value| *value != false)) {
+        Some(name) => Err(body.unsupported(name, message)),
         None => Ok(()),
     }
 }
@@ -81,11 +91,12 @@ mod tests {
     use super::*;
     use crate::http::chat_request::ChatRequest;
     use crate::http::completions_request::CompletionsRequest;
-    use crate::http::state::AppState;
     use crate::http::testing::unconnected_state;
 
     fn state() -> AppState {
-        AppState { text: Arc::new(PlainText), ..unconnected_state(2) }
+        let mut state = AppState { text: Arc::new(PlainText), ..unconnected_state(2) };
+        state.pipeline.text_has_tokens = false;
+        state
     }
 
     fn chat(more: Value) -> Result<Prompt, ApiError> {
@@ -109,10 +120,8 @@ mod tests {
     #[test]
     fn fields_that_need_a_tokenizer_are_refused_by_name() {
         for (name, value) in [
-            ("logprobs", json!(true)),
             ("logit_bias", json!({"5": 1})),
             ("stop_token_ids", json!([1])),
-            ("return_token_ids", json!(true)),
             ("continue_final_message", json!(true)),
             ("chat_template_kwargs", json!({})),
         ] {
@@ -124,8 +133,24 @@ mod tests {
             complaint.to_string().contains("`sampling_params_list[1].stop_token_ids` needs"),
             "{complaint}"
         );
-        let complaint = chat(json!({"n": 2})).unwrap_err().to_string();
-        assert_eq!(complaint, "`n` is 2, but a pipeline without a tokenizer makes one choice");
+    }
+
+    #[test]
+    fn text_of_a_custom_stage_is_one_choice_without_tokens() {
+        let mut state = unconnected_state(1);
+        state.pipeline.text_has_tokens = false;
+        let complaint = |field: Value| {
+            let mut body = json!({"messages": [{"role": "user", "content": "hello"}]});
+            body.as_object_mut().unwrap().extend(field.as_object().unwrap().clone());
+            ChatRequest::read(&body, &state).unwrap_err().to_string()
+        };
+        for field in [json!({"logprobs": true}), json!({"return_token_ids": true})] {
+            let complaint = complaint(field);
+            assert!(complaint.ends_with("needs the tokens of the text, which a custom stage makes without"));
+        }
+        assert_eq!(complaint(json!({"n": 2})), "`n` is 2, but a custom stage makes the text, in one choice");
+        let body = json!({"messages": [{"role": "user", "content": "hello"}], "logit_bias": {"5": 1}});
+        assert!(ChatRequest::read(&body, &state).is_ok(), "the model before it has tokens");
     }
 
     #[test]

@@ -87,6 +87,8 @@ pub struct PipelineShape {
     pub stages: Vec<StageShape>,
     /// The kinds of output that the pipeline makes.
     pub modalities: Vec<Modality>,
+    /// Whether text comes with its tokens, and in several choices; it does not where a custom stage makes it.
+    pub text_has_tokens: bool,
     /// The kinds that a request gets when it asks for none in particular.
     pub default_modalities: Vec<Modality>,
     /// The voices that the pipeline speaks with, the default one first; empty where it does not speak.
@@ -106,7 +108,7 @@ impl PipelineShape {
 pub struct StageShape {
     /// Its name in the deploy file.
     pub name: String,
-    /// The kind of output it gives to clients; `None` for a stage that only feeds the next one.
+    /// The kind of output it makes; `None` for a stage that only feeds the next one.
     pub output: Option<Modality>,
     /// How it samples where a request says nothing.
     pub default_sampling: SamplingParams,

@@ -212,6 +212,7 @@ fn state_around(orchestrator: Addr<FakeOrchestrator>, stages: usize) -> AppState
         pipeline: PipelineShape {
             stages: (0..stages).map(stage).collect(),
             modalities: vec![Modality::Text],
+            text_has_tokens: true,
             default_modalities: vec![Modality::Text],
             voices: Vec::new(),
         },

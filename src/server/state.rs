@@ -34,9 +34,9 @@ pub(super) fn app_state(
     args: &ServeArgs,
     runtime: &Runtime,
 ) -> AppState {
-    let stage = |(index, spec): (usize, &crate::stages::StageSpec)| StageShape {
+    let stage = |spec: &crate::stages::StageSpec| StageShape {
         name: spec.name.clone(),
-        output: model.pipeline.gives(index),
+        output: spec.output,
         default_sampling: spec.sampling.clone(),
     };
     AppState {
@@ -56,8 +56,9 @@ pub(super) fn app_state(
             notice: model.is_demo.then(|| DEMO_NOTICE.to_owned()),
         },
         pipeline: PipelineShape {
-            stages: model.pipeline.stages.iter().enumerate().map(stage).collect(),
+            stages: model.pipeline.stages.iter().map(stage).collect(),
             modalities: model.pipeline.modalities(),
+            text_has_tokens: model.pipeline.text_has_tokens(),
             default_modalities: args.default_modalities.iter().map(|kind| modality(*kind)).collect(),
             voices: model.pipeline.voices.clone(),
         },

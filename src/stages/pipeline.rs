@@ -156,6 +156,12 @@ impl Pipeline {
         (0..self.stages.len()).filter_map(|stage| self.gives(stage)).collect()
     }
 
+    /// Whether the text that clients get comes with its tokens: from an engine of a model, and not from a custom stage.
+    pub fn text_has_tokens(&self) -> bool {
+        let engines = self.stages.iter().map(|spec| spec.max_model_len.is_some());
+        engines.enumerate().any(|(stage, engine)| engine && self.gives(stage) == Some(Modality::Text))
+    }
+
     /// What the metrics must know of the stages.
     pub fn descriptions(&self) -> Vec<StageDescription> {
         let description = |(index, spec): (usize, &StageSpec)| StageDescription {
@@ -260,6 +266,18 @@ mod tests {
         ]);
         assert!(!pipeline.passes_output_on(0));
         assert_eq!(pipeline.modalities(), [Modality::Text, Modality::Audio]);
+    }
+
+    #[test]
+    fn text_has_tokens_unless_a_custom_stage_makes_it() {
+        let mut stages = speaking();
+        stages.truncate(1);
+        stages[0].max_model_len = Some(100);
+        assert!(pipeline(stages.clone()).text_has_tokens());
+        stages.push(stage("translator", Some(PayloadKind::Text), Some(Modality::Text), None));
+        let translated = pipeline(stages);
+        assert_eq!((translated.check(), translated.passes_output_on(0)), (Ok(()), true));
+        assert!(!translated.text_has_tokens());
     }
 
     #[test]

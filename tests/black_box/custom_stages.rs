@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use omni_actors::{
-    CustomStage, Emission, FunctionStage, Item, MetricFamily, Modality, NoSettings, Registry, StageContext,
-    StageRequest,
+    CustomStage, Emission, FunctionStage, Item, MetricFamily, Modality, NoSettings, Payload, PayloadKind,
+    Registry, StageContext, StageRequest,
 };
 use serde_json::{Value, json};
 
@@ -118,7 +118,7 @@ fn the_examples_know_every_subcommand_and_wrong_settings_by_their_line() {
         .output()
         .expect("an example");
     let page = String::from_utf8(shown.stdout).expect("text");
-    assert!(page.contains("custom_stage: loudness") && page.contains("gain: 0.5"), "{page}");
+    assert!(page.contains("custom_stage: loudness") && page.contains("settings: {\"gain\":0.5}"), "{page}");
 
     let text = std::fs::read_to_string(LOUDNESS).expect("the deploy file");
     for (settings, problem) in [
@@ -129,7 +129,7 @@ fn the_examples_know_every_subcommand_and_wrong_settings_by_their_line() {
         let file = DeployFile::new(&text.replace("{gain: 0.5}", settings));
         let (status, lines) = example_in_vain("custom_stage", &["serve", "--deploy-config", file.path()]);
         assert_eq!(status, Some(1));
-        let expected = format!("error: {}:7: stage 3 (loudness): {problem}", file.path());
+        let expected = format!("error: {}:8: stage 3 (loudness): {problem}", file.path());
         assert_eq!(lines.last(), Some(&expected), "{lines:#?}");
     }
 }
@@ -204,6 +204,39 @@ fn what_needs_a_tokenizer_is_refused_where_there_is_none() {
         example_in_vain("custom_pipeline", &["serve", "some/model", "--deploy-config", CUSTOM_PIPELINE]);
     assert_eq!(status, Some(1));
     assert!(lines.last().is_some_and(|line| line.contains("pipeline custom has no model")), "{lines:#?}");
+}
+
+/// A stage that shouts what the stage before it says.
+fn shouting() -> Registry {
+    let stage = CustomStage::new(|_: NoSettings, _: &StageContext| {
+        Ok(FunctionStage::new(|_: &StageRequest, item: Item<'_>| match item {
+            Item::Payload(Payload::Text(text)) => Ok(vec![Emission::text(text.to_uppercase())]),
+            other => Err(other.unexpected("text")),
+        }))
+    });
+    let mut registry = Registry::new();
+    registry.stage("shouting", stage.takes(PayloadKind::Text).gives(Modality::Text)).expect("a stage");
+    registry
+}
+
+#[test]
+fn a_stage_behind_the_thinker_changes_the_text_that_clients_get() {
+    let file = DeployFile::new(
+        "pipeline: qwen3_omni_moe_thinker_only\nstages:\n  - stage_id: 0\n  - {stage_id: 1, custom_stage: shouting}\n",
+    );
+    let server = ServerThread::start_with(shouting(), &["--deploy-config", file.path()]);
+    let answer = "I AM A TINY OMNI MODEL THAT ANSWERS AND SPEAKS.";
+    let reply = client::post(server.address, CHAT, &say("Who are you?")).json();
+    assert_eq!(reply["choices"][0]["message"]["content"], answer);
+    let mut request = say("Who are you?");
+    request["stream"] = json!(true);
+    assert_eq!(client::streamed_text(&client::post(server.address, CHAT, &request).events()), answer);
+    request["max_tokens"] = json!(3);
+    let events = client::post(server.address, CHAT, &request).events();
+    let last = events.last().expect("a chunk with the end");
+    assert_eq!(last["choices"][0]["finish_reason"], "length", "the thinker's own end is told");
+    request["n"] = json!(2);
+    assert_eq!(client::post(server.address, CHAT, &request).status, 400);
 }
 
 /// A first stage that repeats what is said and counts it, and panics when it is told to.

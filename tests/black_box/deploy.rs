@@ -83,7 +83,7 @@ fn wrong_overrides_are_refused_with_their_path() {
         ),
         (
             r#"{"1": {"default_sampling_params": {"top_p": 0}}}"#,
-            "--stage-overrides 1.default_sampling_params.top_p: top_p: must be above 0 and at most 1; it is 0",
+            "--stage-overrides 1.default_sampling_params.top_p: key \"top_p\" must be above 0 and at most 1; it is 0",
         ),
         (r#"{"1": 2}"#, "--stage-overrides 1: key \"1\" must be a mapping of keys to values, not 2"),
         (
@@ -104,6 +104,15 @@ fn wrong_overrides_are_refused_with_their_path() {
     ] {
         assert_eq!(refusal(&["--stage-overrides", overrides], &[]), expected);
     }
+}
+
+#[test]
+fn a_gpu_that_a_file_asks_for_and_that_is_not_there_is_named_with_its_line() {
+    let file = DeployFile::new("stages:\n- stage_id: 0\n  devices: cuda:999\n- stage_id: 1\n- stage_id: 2\n");
+    let line = refusal(&["--deploy-config", file.path()], &[]);
+    assert!(line.starts_with(&format!("{}:3: devices cuda:999: ", file.path())), "{line}");
+    // On the command line the CPU is asked for, and that wins.
+    ServerProcess::start(&["--deploy-config", file.path(), "--device", "cpu"]);
 }
 
 #[test]
@@ -278,7 +287,7 @@ fn config_show_says_where_each_value_comes_from() {
         "async_chunk: true  # built-in default",
         "    name: serialized  # tests/deploy/two_talkers.yaml:5",
         "    num_replicas: 1  # built-in default",
-        "    num_replicas: 2  # tests/deploy/two_talkers.yaml:13",
+        "    num_replicas: 2  # tests/deploy/two_talkers.yaml:12",
         "    num_replicas: 4  # --stage-overrides 2.num_replicas",
         "    max_model_len: 1000  # command line, --max-model-len",
         "      max_tokens: 64  # built-in default",

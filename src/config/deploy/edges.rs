@@ -25,44 +25,18 @@ struct End<'a> {
     entry: &'a Entry,
 }
 
-/// Gives every edge the connector and the hand-over that its ends name.
+/// Gives every edge the connector that its ends name.
 pub(super) fn connect(
     deploy: &mut Deploy,
     layer: &Layer,
     stages: &Stages,
     notes: &mut Notes,
 ) -> Result<(), DeployError> {
-    for edge in &layer.edges {
-        let end = |key: &'static str| {
-            let entry = edge.get(key);
-            entry.map(|entry| entry.count(0..=u32::from(u16::MAX)).map(|id| (id as u16, &entry.source)))
-        };
-        if let (Some(from), Some(to)) = (end("from").transpose()?, end("to").transpose()?) {
-            check_edge(from.0, to.0, deploy.stages.len(), to.1)?;
-        }
-    }
     let mut used = Vec::new();
-    for to in 1..deploy.stages.len() as u16 {
-        let from = to - 1;
-        let end = |id: u16, key: &str, peer: String| -> Result<Option<End<'_>>, DeployError> {
-            let Some(entry) = stages.get(&id).and_then(|stage| stage.keys.get(key)) else { return Ok(None) };
-            let Some(entry) = entry.mapping()?.get(&peer) else { return Ok(None) };
-            Ok(Some(End { name: entry.text()?, entry }))
-        };
-        let sent = end(from, "output_connectors", format!("to_stage_{to}"))?;
-        let received = end(to, "input_connectors", format!("from_stage_{from}"))?;
-        if let (Some(sent), Some(received)) = (&sent, &received)
-            && sent.name != received.name
-        {
-            let (here, there) = (received.name.to_owned(), sent.name.to_owned());
-            let fault = Fault::ConnectorsDisagree { here, there, at: sent.entry.source.clone() };
-            return Err(DeployError::Inconsistent { at: received.entry.source.clone(), fault });
-        }
-        let Some(stage) = deploy.stages.get_mut(usize::from(to)) else { continue };
-        if let Some(end) = received.or(sent) {
-            used.push(end.name);
-            apply_connector(&mut stage.input, &end, &layer.connectors, &mut stage.sources, notes)?;
-        }
+    for (to, stage) in (0..).zip(&mut deploy.stages).skip(1) {
+        let Some(end) = end_of_edge(stages, to)? else { continue };
+        used.push(end.name);
+        apply_connector(&mut stage.input, &end, &layer.connectors, &mut stage.sources, notes)?;
     }
     for connector in layer.connectors.entries().filter(|connector| !used.contains(&connector.key.as_str())) {
         // Checked all the same.
@@ -71,6 +45,44 @@ pub(super) fn connect(
         notes.once(&connector.key, || {
             format!("{}: connector \"{}\" is used by no edge", connector.source, connector.key)
         });
+    }
+    Ok(())
+}
+
+/// The end that decides for the edge to a stage: either, where they agree; an override before the file.
+fn end_of_edge(stages: &Stages, to: u16) -> Result<Option<End<'_>>, DeployError> {
+    let from = to.saturating_sub(1);
+    let end = |id: u16, key: &str, peer: String| -> Result<Option<End<'_>>, DeployError> {
+        let Some(entry) = stages.get(&id).and_then(|stage| stage.keys.get(key)) else { return Ok(None) };
+        let Some(entry) = entry.mapping()?.get(&peer) else { return Ok(None) };
+        Ok(Some(End { name: entry.text()?, entry }))
+    };
+    let sent = end(from, "output_connectors", format!("to_stage_{to}"))?;
+    let received = end(to, "input_connectors", format!("from_stage_{from}"))?;
+    let (sent, received) = match (sent, received) {
+        (Some(sent), Some(received)) => (sent, received),
+        (sent, received) => return Ok(received.or(sent)),
+    };
+    let overrides = |end: &End<'_>| matches!(end.entry.source, Source::InOption { .. });
+    if overrides(&sent) != overrides(&received) {
+        return Ok(Some(if overrides(&sent) { sent } else { received }));
+    }
+    if sent.name != received.name {
+        let (here, there) = (received.name.to_owned(), sent.name.to_owned());
+        let fault = Fault::ConnectorsDisagree { here, there, at: sent.entry.source.clone() };
+        return Err(fault.at(&received.entry.source));
+    }
+    Ok(Some(received))
+}
+
+/// Checks that the edges which a file lists are those of the pipeline.
+pub(super) fn check_listed(deploy: &Deploy, layer: &Layer) -> Result<(), DeployError> {
+    for edge in &layer.edges {
+        let (Some(from), Some(to)) = (edge.keys.get("from"), edge.keys.get("to")) else {
+            return Err(Fault::HalfAnEdge.at(&edge.source));
+        };
+        let id = |entry: &Entry| entry.count(0..=u32::from(u16::MAX)).map(|id| id as u16);
+        check_edge(deploy, (id(from)?, id(to)?), &to.source)?;
     }
     Ok(())
 }
@@ -86,23 +98,26 @@ pub(super) fn check_peers(deploy: &Deploy, stages: &Stages) -> Result<(), Deploy
                     let problem = Problem::UnknownKey { key: entry.key.clone(), nearest };
                     return Err(entry.error(problem).into());
                 };
-                let (from, to) = if key == "input_connectors" { (peer, *id) } else { (*id, peer) };
-                check_edge(from, to, deploy.stages.len(), &entry.source)?;
+                let edge = if key == "input_connectors" { (peer, *id) } else { (*id, peer) };
+                check_edge(deploy, edge, &entry.source)?;
             }
         }
     }
     Ok(())
 }
 
-fn check_edge(from: u16, to: u16, stages: usize, at: &Source) -> Result<(), DeployError> {
+/// Checks that an edge leads from a stage to the next.
+fn check_edge(deploy: &Deploy, (from, to): (u16, u16), at: &Source) -> Result<(), DeployError> {
     let fault = if from >= to {
         Fault::Cycle { from, to }
-    } else if from + 1 != to || usize::from(to) >= stages {
+    } else if usize::from(to) >= deploy.stages.len() {
+        Fault::NoSuchStage { stage: to, pipeline: deploy.pipeline.clone() }
+    } else if from + 1 != to {
         Fault::NoSuchEdge { from, to }
     } else {
         return Ok(());
     };
-    Err(DeployError::Inconsistent { at: at.clone(), fault })
+    Err(fault.at(at))
 }
 
 fn apply_connector(
@@ -139,7 +154,7 @@ fn undefined(end: &End<'_>, connectors: &Mapping) -> DeployError {
         nearest: nearest(end.name, known.iter().copied()).map(str::to_owned),
         known: known.into_iter().map(str::to_owned).collect(),
     };
-    DeployError::Inconsistent { at: end.entry.source.clone(), fault }
+    fault.at(&end.entry.source)
 }
 
 fn class_of(entry: &Entry, notes: &mut Notes) -> Result<Connector, DeployError> {
@@ -152,7 +167,7 @@ fn class_of(entry: &Entry, notes: &mut Notes) -> Result<Connector, DeployError> 
     }
     CLASSES.iter().find(|(name, _)| *name == class).map(|(_, connector)| *connector).ok_or_else(|| {
         let fault = Fault::UnknownConnectorClass { class: class.to_owned() };
-        DeployError::Inconsistent { at: entry.source.clone(), fault }
+        fault.at(&entry.source)
     })
 }
 
@@ -186,8 +201,8 @@ pub(super) fn decide_async_chunk(deploy: &mut Deploy) -> Result<(), DeployError>
                 let at = from.sources.of("async_chunk").clone();
                 let (from, to) = (to as u16 - 1, to as u16);
                 let fault = Fault::AsyncChunkDisagrees { here: other, from, to, at };
-                let at = into.sources.of("async_chunk").clone();
-                return Err(DeployError::Inconsistent { at, fault });
+                let at = into.sources.of("async_chunk");
+                return Err(fault.at(at));
             }
             (Some(said), _) | (None, Some(said)) => said,
             (None, None) => at_top,

@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use crate::config::Source;
 use crate::config::document::DocumentError;
+use crate::engine::SamplingError;
 
 /// Why a deployment cannot be used. Each message is one line that names the place.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -25,7 +26,7 @@ pub enum DeployError {
         /// Where.
         at: Source,
         /// How.
-        fault: Fault,
+        fault: Box<Fault>,
     },
 }
 
@@ -56,7 +57,7 @@ pub enum Fault {
         missing: u16,
     },
     /// A stage of the pipeline is not in the list.
-    #[error("the {name} of pipeline {pipeline} is missing; every stage must stand in the list")]
+    #[error("stage {name} of pipeline {pipeline} is missing; every stage must stand in the list")]
     MissingModelStage {
         /// What it is called.
         name: String,
@@ -96,8 +97,11 @@ pub enum Fault {
         /// The key.
         key: String,
     },
+    /// An edge without one of its ends.
+    #[error("an edge has a \"from\" and a \"to\"")]
+    HalfAnEdge,
     /// An edge that the pipeline does not have.
-    #[error("there is no edge from stage {from} to stage {to}; stages stand in a row, so stage {to} is fed by {}", feeder(*to))]
+    #[error("there is no edge from stage {from} to stage {to}; stages stand in a row, so stage {to} is fed by stage {}", to.saturating_sub(1))]
     NoSuchEdge {
         /// Where it begins.
         from: u16,
@@ -113,7 +117,7 @@ pub enum Fault {
         to: u16,
     },
     /// A connector that nobody defined.
-    #[error("connector \"{name}\" is not defined{}; known here: {}", suggestion(nearest), known.join(", "))]
+    #[error("connector \"{name}\" is not defined; {}", suggestion(nearest, known))]
     UndefinedConnector {
         /// Its name.
         name: String,
@@ -163,22 +167,24 @@ pub enum Fault {
         asked: String,
     },
     /// Sampling parameters that are not possible.
-    #[error("{0}")]
-    Sampling(String),
+    #[error("key \"{}\" {}", .0.parameter, .0.message)]
+    Sampling(SamplingError),
 }
 
-fn suggestion(nearest: &Option<String>) -> String {
-    nearest.as_ref().map_or(String::new(), |nearest| format!("; did you mean \"{nearest}\"?"))
+impl Fault {
+    /// The fault as an error at its place.
+    pub(super) fn at(self, place: &Source) -> DeployError {
+        DeployError::Inconsistent { at: place.clone(), fault: Box::new(self) }
+    }
+}
+
+fn suggestion(nearest: &Option<String>, known: &[String]) -> String {
+    match nearest {
+        Some(nearest) => format!("did you mean \"{nearest}\"?"),
+        None => format!("known here are {}", known.join(", ")),
+    }
 }
 
 fn known_stages(known: &[String]) -> String {
     if known.is_empty() { "none is".to_owned() } else { format!("registered are {}", known.join(", ")) }
-}
-
-/// Who feeds a stage.
-fn feeder(stage: u16) -> String {
-    match stage.checked_sub(1) {
-        Some(before) => format!("stage {before}"),
-        None => "the request alone".to_owned(),
-    }
 }

@@ -1,6 +1,7 @@
 //! Deploy files, and the files that they build on; `--stage-overrides`.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::error::{DeployError, Fault};
@@ -8,7 +9,7 @@ use super::keys::TOP;
 use super::layer::{Layer, StageLayer};
 use super::notes::Notes;
 use crate::config::Source;
-use crate::config::document::{DocumentError, Problem, parse_json, parse_yaml};
+use crate::config::document::{DocumentError, LONGEST, Problem, parse_json, parse_yaml};
 
 /// The option with overrides.
 pub const OVERRIDES_OPTION: &str = "--stage-overrides";
@@ -52,7 +53,10 @@ fn read(path: &Path, chain: &mut Vec<PathBuf>, notes: &mut Notes) -> Result<Laye
     let name = path.display().to_string();
     let unreadable =
         |cause: std::io::Error| DeployError::Unreadable { file: name.clone(), cause: cause.to_string() };
-    let bytes = fs::read(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    // No further than is needed to see that it is too long: the path may name something that does not end.
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     let text = String::from_utf8(bytes).map_err(|_| DeployError::Unreadable {
         file: name.clone(),
         cause: "it is not text in UTF-8".to_owned(),
@@ -60,14 +64,12 @@ fn read(path: &Path, chain: &mut Vec<PathBuf>, notes: &mut Notes) -> Result<Laye
     chain.push(path.canonicalize().map_err(unreadable)?);
     let expected = "a mapping of keys to values";
     let mut document = parse_yaml(&name, &text)?.into_document(expected)?;
-    TOP.check(&document, &mut |entry, why| notes.inert(&entry.key, &entry.source, why))?;
+    TOP.check(&document, notes)?;
     let Some(base) = document.take("base_config") else { return Layer::read(document, notes) };
     let base_path = path.parent().unwrap_or(Path::new("")).join(base.text()?);
     let file = base_path.display().to_string();
     match base_path.canonicalize() {
-        Ok(real) if chain.contains(&real) => {
-            Err(DeployError::Inconsistent { at: base.source, fault: Fault::BaseCycle { file } })
-        }
+        Ok(real) if chain.contains(&real) => Err(Fault::BaseCycle { file }.at(&base.source)),
         Err(cause) => {
             let at = base.source;
             Err(DeployError::Unreadable {

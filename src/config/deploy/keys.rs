@@ -1,11 +1,10 @@
 //! The keys of a deploy file that have an effect here, and what they mean. Those that have none stand in
 //! [`inert`](super::inert). The tables of docs/deployment.md are held against this one.
 
-use super::inert;
+use super::notes::Notes;
+use super::{DeployError, inert};
 use crate::config::document::{Entry, Mapping, Problem};
 use crate::config::spelling::nearest;
-
-use super::DeployError;
 
 /// A key, with what it means.
 pub type Key = (&'static str, &'static str);
@@ -185,19 +184,15 @@ pub const OVERLAY: KeySet = KeySet {
 pub const ALL: [KeySet; 9] = [TOP, STAGE, SAMPLING, SUBTALKER, CONNECTOR, EXTRA, EDGE, PLATFORMS, OVERLAY];
 
 impl KeySet {
-    /// Refuses keys that nobody knows, and tells `note` of those that have no effect.
-    pub(super) fn check(
-        &self,
-        mapping: &Mapping,
-        note: &mut impl FnMut(&Entry, &'static str),
-    ) -> Result<(), DeployError> {
+    /// Refuses keys that nobody knows, and notes those that have no effect.
+    pub(super) fn check(&self, mapping: &Mapping, notes: &mut Notes) -> Result<(), DeployError> {
         for entry in mapping.entries() {
             let named = |(name, _): &&Key| *name == entry.key;
             if self.active.iter().any(|key| named(&key)) {
                 continue;
             }
             match self.inert.iter().find(named) {
-                Some((_, why)) => note(entry, why),
+                Some((_, why)) => notes.inert(&entry.key, &entry.source, why),
                 None => return Err(self.unknown(entry)),
             }
         }

@@ -19,13 +19,22 @@ pub struct Layer {
     /// Connectors by name.
     pub(super) connectors: Mapping,
     /// Edges that are to be there.
-    pub(super) edges: Vec<Mapping>,
+    pub(super) edges: Vec<EdgeLayer>,
     /// Where the list of stages stands, if there is one.
     pub(super) list: Option<Source>,
     /// Stages by id.
     pub(super) stages: Stages,
     /// What is laid over the stages when the thinker runs on a GPU.
     pub(super) cuda: Stages,
+}
+
+/// An entry of `edges`.
+#[derive(Debug, Clone)]
+pub(super) struct EdgeLayer {
+    /// Where it stands.
+    pub(super) source: Source,
+    /// Its keys.
+    pub(super) keys: Mapping,
 }
 
 /// Entries of stages, by id.
@@ -52,9 +61,10 @@ impl Layer {
         }
         if let Some(edges) = filled(document.take("edges")) {
             for edge in edges.into_list()? {
-                let edge = edge.into_document("a mapping of \"from\" and \"to\"")?;
-                EDGE.check(&edge, &mut |entry, why| notes.inert(&entry.key, &entry.source, why))?;
-                layer.edges.push(edge);
+                let source = edge.source.clone();
+                let keys = edge.into_document("a mapping of \"from\" and \"to\"")?;
+                EDGE.check(&keys, notes)?;
+                layer.edges.push(EdgeLayer { source, keys });
             }
         }
         if let Some(stages) = filled(document.take("stages")) {
@@ -63,10 +73,10 @@ impl Layer {
         }
         if let Some(platforms) = filled(document.take("platforms")) {
             let mut platforms = platforms.into_mapping()?;
-            PLATFORMS.check(&platforms, &mut |entry, why| notes.inert(&entry.key, &entry.source, why))?;
+            PLATFORMS.check(&platforms, notes)?;
             if let Some(cuda) = filled(platforms.take("cuda")) {
                 let mut cuda = cuda.into_mapping()?;
-                OVERLAY.check(&cuda, &mut |entry, why| notes.inert(&entry.key, &entry.source, why))?;
+                OVERLAY.check(&cuda, notes)?;
                 if let Some(stages) = filled(cuda.take("stages")) {
                     layer.cuda = read_stages(stages, notes)?;
                     layer.cuda.values().try_for_each(|stage| stage.refuse(&["custom_stage"]))?;
@@ -112,7 +122,7 @@ impl StageLayer {
     /// Reads the keys of a stage's entry.
     pub(super) fn read(source: Source, keys: Mapping, notes: &mut Notes) -> Result<Self, DeployError> {
         let keys = flattened(keys)?;
-        STAGE.check(&keys, &mut |entry, why| notes.inert(&entry.key, &entry.source, why))?;
+        STAGE.check(&keys, notes)?;
         Ok(Self { source, keys })
     }
 
@@ -120,7 +130,7 @@ impl StageLayer {
     pub(super) fn refuse(&self, keys: &[&str]) -> Result<(), DeployError> {
         let Some(entry) = keys.iter().find_map(|key| self.keys.get(key)) else { return Ok(()) };
         let fault = Fault::NotAnOverride { key: entry.key.clone() };
-        Err(DeployError::Inconsistent { at: entry.source.clone(), fault })
+        Err(fault.at(&entry.source))
     }
 }
 
@@ -141,12 +151,12 @@ fn read_stages(stages: Entry, notes: &mut Notes) -> Result<Stages, DeployError> 
         };
         let mut stage = StageLayer::read(source, keys, notes)?;
         let Some(id) = filled(stage.keys.take("stage_id")) else {
-            return Err(DeployError::Inconsistent { at: stage.source, fault: Fault::NoStageId });
+            return Err(Fault::NoStageId.at(&stage.source));
         };
         let number = id.count(0..=u32::from(u16::MAX))? as u16;
         if let Some(first) = read.get(&number) {
             let fault = Fault::DuplicateStage { stage: number, first: first.source.clone() };
-            return Err(DeployError::Inconsistent { at: id.source, fault });
+            return Err(fault.at(&id.source));
         }
         stage.source = id.source;
         read.insert(number, stage);
@@ -167,9 +177,9 @@ fn flattened(mut keys: Mapping) -> Result<Mapping, DocumentError> {
 
 fn check_connector(connector: &Entry, notes: &mut Notes) -> Result<(), DeployError> {
     let keys = connector.mapping()?;
-    CONNECTOR.check(keys, &mut |_, _| {})?;
+    CONNECTOR.check(keys, notes)?;
     if let Some(extra) = keys.get("extra") {
-        EXTRA.check(extra.mapping()?, &mut |entry, why| notes.inert(&entry.key, &entry.source, why))?;
+        EXTRA.check(extra.mapping()?, notes)?;
     }
     Ok(())
 }

@@ -173,10 +173,10 @@ impl Deploy {
         let custom = |stage: &&StageDeploy| matches!(stage.kind, StageKind::Custom { .. });
         for stage in self.stages.iter().filter(custom) {
             if !registered.contains(&stage.name.as_str()) {
-                let at = stage.sources.of("custom_stage").clone();
+                let at = stage.sources.of("custom_stage");
                 let known = registered.iter().map(|name| (*name).to_owned()).collect();
                 let fault = Fault::UnknownCustomStage { name: stage.name.clone(), known };
-                return Err(DeployError::Inconsistent { at, fault });
+                return Err(fault.at(at));
             }
         }
         Ok(())

@@ -99,7 +99,7 @@ pub(super) fn place(
     {
         let asked = entry.node.value.to_json().as_str().unwrap_or_default().to_owned();
         let fault = Fault::CpuAlone { stage: id, name: stage.name.clone(), asked };
-        return Err(DeployError::Inconsistent { at: entry.source.clone(), fault });
+        return Err(fault.at(&entry.source));
     }
     match devices {
         Devices::Indices(_) if server.gpu.is_none() => notes.once("GPU indices", || {

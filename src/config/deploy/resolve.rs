@@ -1,12 +1,12 @@
 //! From layers to a deployment.
 
-use super::edges::{check_peers, connect, decide_async_chunk};
+use super::edges::{check_listed, check_peers, connect, decide_async_chunk};
 use super::error::DeployError;
 use super::keys::{SAMPLING, SUBTALKER};
 use super::layer::{Layer, merge_stages};
 use super::notes::Notes;
 use super::placement::{ServerDevice, asked_gpu, place};
-use super::row::{check_stages, compose, is_custom};
+use super::row::{check_stages, compose};
 use super::sampling::{SAMPLING_KEY, SUBTALKER_KEY, apply_sampling, apply_subtalker};
 use super::{CUSTOM_PIPELINE, Deploy, MOST_REPLICAS, StageDeploy, StageKind};
 use crate::config::Source;
@@ -106,6 +106,7 @@ pub fn resolve(
     let mut stages = layers.file.stages_on(server.gpu.is_some());
     merge_stages(&mut stages, layers.overrides.stages.clone());
     check_stages(&deploy, &stages)?;
+    check_listed(&deploy, &layers.file)?;
     check_peers(&deploy, &stages)?;
     for (id, stage) in (0..).zip(&mut deploy.stages) {
         if let Some(entry) = stages.get(&id) {
@@ -126,9 +127,7 @@ fn one_of(names: &[&str]) -> String {
 
 fn apply_top(deploy: &mut Deploy, top: &Mapping) -> Result<(), DeployError> {
     if let Some(entry) = top.get("pipeline") {
-        if !is_custom(&deploy.pipeline) {
-            deploy.pipeline = entry.text()?.to_owned();
-        }
+        deploy.pipeline = entry.text()?.to_owned();
         deploy.sources.note("pipeline", entry.source.clone());
     }
     if let Some(entry) = top.get("async_chunk") {
@@ -205,7 +204,7 @@ fn checked<'a>(
     notes: &mut Notes,
 ) -> Result<&'a Mapping, DeployError> {
     let mapping = entry.mapping()?;
-    keys.check(mapping, &mut |entry, why| notes.inert(&entry.key, &entry.source, why))?;
+    keys.check(mapping, notes)?;
     Ok(mapping)
 }
 

@@ -2,21 +2,19 @@
 
 use super::error::{DeployError, Fault};
 use super::layer::{Layer, Stages};
-use super::{CUSTOM_PIPELINE, Deploy, StageDeploy, StageKind};
-use crate::config::Source;
+use super::{Deploy, StageDeploy, StageKind};
 
 /// Puts custom stages into the row of a model's stages, as the list of `layer` has them. Without a list the row is the
 /// model's.
 pub(super) fn compose(deploy: &mut Deploy, layer: &Layer) -> Result<(), DeployError> {
-    let at = |source: &Source, fault| DeployError::Inconsistent { at: source.clone(), fault };
     let Some(list) = &layer.list else {
         let place = layer.place_of("pipeline");
-        return if deploy.stages.is_empty() { Err(at(&place, Fault::NoStages)) } else { Ok(()) };
+        return if deploy.stages.is_empty() { Err(Fault::NoStages.at(&place)) } else { Ok(()) };
     };
     let mut model = std::mem::take(&mut deploy.stages).into_iter();
     for ((id, entry), expected) in layer.stages.iter().zip(0..) {
         if *id != expected {
-            return Err(at(&entry.source, Fault::MissingStage { missing: expected }));
+            return Err(Fault::MissingStage { missing: expected }.at(&entry.source));
         }
         let stage = match entry.keys.get("custom_stage") {
             Some(name) => {
@@ -27,17 +25,17 @@ pub(super) fn compose(deploy: &mut Deploy, layer: &Layer) -> Result<(), DeployEr
             }
             None => model.next().ok_or_else(|| {
                 let pipeline = deploy.pipeline.clone();
-                at(&entry.source, Fault::NoSuchStage { stage: *id, pipeline })
+                Fault::NoSuchStage { stage: *id, pipeline }.at(&entry.source)
             })?,
         };
         deploy.stages.push(stage);
     }
     if let Some(missing) = model.next() {
         let fault = Fault::MissingModelStage { name: missing.name, pipeline: deploy.pipeline.clone() };
-        return Err(at(list, fault));
+        return Err(fault.at(list));
     }
     if deploy.stages.is_empty() {
-        return Err(at(list, Fault::NoStages));
+        return Err(Fault::NoStages.at(list));
     }
     Ok(())
 }
@@ -47,19 +45,14 @@ pub(super) fn check_stages(deploy: &Deploy, stages: &Stages) -> Result<(), Deplo
     for (id, entry) in stages {
         let Some(stage) = deploy.stages.get(usize::from(*id)) else {
             let fault = Fault::NoSuchStage { stage: *id, pipeline: deploy.pipeline.clone() };
-            return Err(DeployError::Inconsistent { at: entry.source.clone(), fault });
+            return Err(fault.at(&entry.source));
         };
         if let Some(settings) = entry.keys.get("settings")
             && !matches!(stage.kind, StageKind::Custom { .. })
         {
             let fault = Fault::SettingsOfModelStage { stage: *id, name: stage.name.clone() };
-            return Err(DeployError::Inconsistent { at: settings.source.clone(), fault });
+            return Err(fault.at(&settings.source));
         }
     }
     Ok(())
-}
-
-/// Whether a pipeline has no stages of a model.
-pub(super) fn is_custom(pipeline: &str) -> bool {
-    pipeline == CUSTOM_PIPELINE
 }

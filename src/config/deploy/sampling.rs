@@ -22,8 +22,8 @@ pub(super) fn apply_sampling(
         sources.note(format!("{SAMPLING_KEY}.{}", entry.key), entry.source.clone());
     }
     params.validate(usize::MAX).map_err(|error| {
-        let at = sources.of(&format!("{SAMPLING_KEY}.{}", error.parameter)).clone();
-        DeployError::Inconsistent { at, fault: Fault::Sampling(error.to_string()) }
+        let at = sources.of(&format!("{SAMPLING_KEY}.{}", error.parameter));
+        Fault::Sampling(error).at(at)
     })
 }
 
@@ -90,8 +90,8 @@ pub(super) fn apply_subtalker(
     // The ranges are those of the stage's own parameters.
     let alike = SamplingParams { temperature, top_k, top_p, ..SamplingParams::default() };
     alike.validate(usize::MAX).map_err(|error| {
-        let at = sources.of(&format!("{SUBTALKER_KEY}.{}", error.parameter)).clone();
-        DeployError::Inconsistent { at, fault: Fault::Sampling(error.to_string()) }
+        let at = sources.of(&format!("{SUBTALKER_KEY}.{}", error.parameter));
+        Fault::Sampling(error).at(at)
     })
 }
 

@@ -113,7 +113,10 @@ fn files_that_build_on_each_other_in_a_circle_are_refused() {
     let files =
         Files::new(&[("a.yaml", "base_config: b.yaml\n"), ("b.yaml", "# on\nbase_config: ./a.yaml\n")]);
     let error = Layer::from_file(&files.path("a.yaml"), &mut Notes::default()).unwrap_err();
-    assert!(matches!(&error, DeployError::Inconsistent { fault: Fault::BaseCycle { .. }, .. }), "{error}");
+    assert!(
+        matches!(&error, DeployError::Inconsistent { fault, .. } if matches!(**fault, Fault::BaseCycle { .. })),
+        "{error}"
+    );
     assert!(error.to_string().contains("b.yaml:2: base_config leads back"), "{error}");
 }
 
@@ -160,6 +163,16 @@ fn an_edge_waits_when_either_end_says_so() {
     assert_eq!(said("", ", async_chunk: false"), Ok((true, false)));
     assert_eq!(said(", async_chunk: false", ""), Ok((false, false)));
     assert!(said(", async_chunk: false", ", async_chunk: true").is_err());
+}
+
+#[test]
+fn edges_that_a_file_lists_are_those_of_the_row() {
+    let edges = |list: &str| of_file(&format!("edges: [{list}]\n")).map(|_| ());
+    assert_eq!(edges("{from: 0, to: 1}, {from: 1, to: 2, max_inflight: 3}"), Ok(()));
+    assert!(edges("{from: 0, to: 2}").unwrap_err().contains("stage 2 is fed by stage 1"));
+    assert!(edges("{from: 2, to: 3}").unwrap_err().contains("no stage 3"));
+    assert!(edges("{from: 1}").unwrap_err().starts_with("deploy.yaml:1: an edge has"));
+    assert!(edges("{from: 1, to: 1}").unwrap_err().contains("makes a cycle"));
 }
 
 #[test]

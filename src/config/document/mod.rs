@@ -13,4 +13,5 @@ mod yaml;
 pub use self::error::{DocumentError, Problem};
 pub use self::json::parse_json;
 pub use self::mapping::{Entry, Mapping, Node, Value};
+pub(super) use self::yaml::LONGEST;
 pub use self::yaml::parse_yaml;

@@ -13,11 +13,11 @@ use super::{DocumentError, Entry, Mapping, Node, Problem, Value, scalar};
 use crate::config::Source;
 
 /// The longest text that is read, in bytes.
-const LONGEST: usize = 1 << 20;
+pub(in crate::config) const LONGEST: usize = 1 << 20;
 /// How deep lists and mappings may stand in each other.
 const DEEPEST: usize = 64;
 /// Values in a document, those that aliases stand for included.
-const MOST_VALUES: usize = 100_000;
+const MOST_VALUES: usize = 10_000;
 
 /// Reads the one document of a YAML text. `file` is what the text is called in errors.
 ///
@@ -149,7 +149,7 @@ impl<'a> Reader<'a> {
         self.values += values;
         if self.values > MOST_VALUES {
             return Err(
-                self.unsupported(span, "this has more than 100000 values, too many for a configuration")
+                self.unsupported(span, "this has more than 10000 values, too many for a configuration")
             );
         }
         Ok(())

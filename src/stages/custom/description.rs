@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -88,12 +89,14 @@ impl CustomStage {
         self
     }
 
-    /// Builds it for a test, without a server, with statistics on.
+    /// Builds it for a test, without a server, with statistics on. `settings` is what would stand in the deploy file.
     ///
     /// # Errors
     ///
     /// The settings are not what it takes, or it cannot be built.
-    pub fn trial(&self, settings: Value) -> Result<StageTrial, StageError> {
+    pub fn trial(&self, settings: impl Serialize) -> Result<StageTrial, StageError> {
+        let settings =
+            serde_json::to_value(settings).map_err(|error| StageError::Failed(error.to_string()))?;
         let deploy = StageDeploy::custom("trial", settings.clone());
         let recorder = Recorder::new(self.families.as_slice().into(), true);
         let context = StageContext { stage: StageId(0), deploy, recorder: recorder.clone() };

@@ -127,3 +127,87 @@ fn spec(
         factory,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::metrics::{MetricFamily, ReplicaStats};
+    use crate::stages::{
+        Emission, FunctionStage, Item, Modality, Prompt, Readiness, StageContext, StageInput, StageRequest,
+    };
+
+    #[derive(serde::Deserialize)]
+    struct Settings {
+        mark: String,
+    }
+
+    fn registry() -> Registry {
+        let stage = CustomStage::new(|settings: Settings, context: &StageContext| {
+            let place = format!("{} of {}", context.stage(), context.replicas());
+            let prompts = context.counter("prompts_total")?;
+            Ok(FunctionStage::new(move |_: &StageRequest, _: Item<'_>| {
+                prompts.increment([&settings.mark]);
+                Ok(vec![Emission::text(format!("{}{place}", settings.mark))])
+            }))
+        });
+        let family = MetricFamily::counter("prompts_total", "Prompts.").label("mark");
+        let mut registry = Registry::new();
+        registry.stage("marker", stage.gives(Modality::Text).counts(family)).unwrap();
+        registry
+    }
+
+    fn deploy(settings: Value) -> Deploy {
+        let stage = StageDeploy { num_replicas: 3, ..StageDeploy::custom("marker", settings) };
+        Deploy::new("custom", vec![stage])
+    }
+
+    /// What a replica reports after one request.
+    fn reported(statistics: bool) -> ReplicaStats {
+        let deploy = deploy(json!({"mark": "!"}));
+        let pipeline = registry().place(&deploy, None, statistics).unwrap();
+        let mut stage = (pipeline.stages[0].factory)().unwrap();
+        let prompt = StageInput::Prompt(Arc::new(Prompt::default()));
+        stage.add(StageRequest::new(crate::ids::RequestId(0), prompt)).unwrap();
+        assert_eq!(stage.plan(), Readiness::Ready);
+        stage.launch().unwrap();
+        let mut stats = ReplicaStats::default();
+        stage.report(&mut stats);
+        stats
+    }
+
+    #[test]
+    fn a_placed_stage_has_what_the_deployment_says_and_reports_what_it_counts() {
+        let pipeline = registry().place(&deploy(json!({"mark": "!"})), None, true).unwrap();
+        let spec = &pipeline.stages[0];
+        assert_eq!((spec.name.as_str(), spec.replicas, spec.output), ("marker", 3, Some(Modality::Text)));
+        assert_eq!(spec.families.len(), 1);
+        assert_eq!(reported(true).labelled.0["prompts_total"].len(), 1);
+        assert!(reported(false).labelled.is_empty());
+    }
+
+    #[test]
+    fn every_life_is_built_with_its_settings_and_context() {
+        let mut trial = registry().get("marker").unwrap().trial(json!({"mark": "?"})).unwrap();
+        let events = trial.prompt("hello").unwrap();
+        let Emission::Client(due) = Emission::text("?0 of 1") else { panic!("output") };
+        assert!(events.contains(&crate::stages::StageEvent::Client(due)), "{events:?}");
+        assert_eq!(trial.counted().0["prompts_total"].len(), 1);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_with_its_place() {
+        let registry = registry();
+        let complaint = |deploy: &Deploy| registry.check_settings(deploy).unwrap_err().to_string();
+        assert_eq!(
+            complaint(&deploy(json!({"mark": 1}))),
+            "built-in default: stage 0 (marker): settings.mark: invalid type: integer `1`, expected a string"
+        );
+        let unknown = Deploy::new("custom", vec![StageDeploy::custom("maker", Value::Null)]);
+        assert_eq!(complaint(&unknown), "stage 0: no custom stage \"maker\" is registered");
+        let model = Deploy::new("custom", vec![StageDeploy::new("thinker", StageKind::Thinker)]);
+        let error = registry.place(&model, None, false).unwrap_err().to_string();
+        assert_eq!(error, "stage 0: the model has no stage \"thinker\"");
+    }
+}

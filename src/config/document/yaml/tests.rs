@@ -61,11 +61,17 @@ fn aliases_of_aliases_and_deep_nesting_are_bounded() {
         let below = vec![format!("*a{}", level - 1); 10].join(", ");
         text += &format!("a{level}: &a{level} [{below}]\n");
     }
-    assert!(parse(&text).unwrap_err().contains("more than 100000 values"));
+    assert!(parse(&text).unwrap_err().contains("more than 10000 values"));
     for deep in [100, 10_000] {
         assert!(parse(&"[".repeat(deep)).unwrap_err().starts_with("deploy.yaml:1: "));
         let mapping: String = (0..deep).map(|depth| format!("{}a:\n", " ".repeat(depth.min(300)))).collect();
         assert!(parse(&mapping).is_err());
+    }
+    for sign in [
+        "[", "{", "- ", "? ", "a: ", "&a ", "*a ", "!", "'", "\"", "#", "|", "- \n", "a\n", "\n", "[],",
+        "a: b\n",
+    ] {
+        let _ = parse(&sign.repeat(LONGEST / sign.len()));
     }
     assert!(parse(&"x".repeat(LONGEST + 1)).unwrap_err().contains("longer than 1 MiB"));
 }
