@@ -1,17 +1,9 @@
-//! The `omni-actors` program: reads the command line and hands over to [`omni_actors::cli`].
+//! The `omni-actors` program: the server without custom stages.
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-use omni_actors::cli::Cli;
+use omni_actors::{Registry, Server};
 
 fn main() -> ExitCode {
-    match Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    Server::new(Registry::new()).run(std::env::args_os())
 }

@@ -27,13 +27,17 @@ where
 {
     StageSpec {
         name: name.into(),
+        takes: None,
         output,
+        sends: None,
         replicas,
         connector: Connector::InProcess,
         async_chunk: true,
         device: "cpu".into(),
         max_model_len: None,
+        size: None,
         sampling: SamplingParams::default(),
+        families: Vec::new(),
         factory: Arc::new(move || Ok(Box::new(FunctionStage::new(function.clone())) as Box<dyn Stage>)),
     }
 }

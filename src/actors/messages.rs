@@ -115,6 +115,8 @@ pub struct Job {
     pub events: RequestSink,
     /// The edge to the replica of the next stage that the request is bound to.
     pub next: Option<EdgeSender>,
+    /// Whether the stage's output goes there, too, and not to the client.
+    pub passes_output_on: bool,
     /// Whether chunks go there as they are made. If not, all of them go when this stage is done.
     pub async_chunk: bool,
 }
@@ -219,6 +221,8 @@ pub struct GetHealth;
 pub struct Health {
     /// Stages without a live replica; the server is healthy when there are none.
     pub stages_down: Vec<StageId>,
+    /// Those of them of which a replica could not be built the last time that was tried, and why.
+    pub not_built: Vec<(StageId, StageError)>,
     /// The server takes no new requests because it is shutting down.
     pub draining: bool,
 }

@@ -3,7 +3,7 @@
 //! It carries control only. A request's entry lives from admission until every replica it was bound to has reported
 //! that it is done, or is gone; then, and only then, the client gets the terminal event.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use futures_util::future::join_all;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::actors::messages::{
-    Abort, AbortAll, AbortCause, Begin, Drain, GetHealth, GetHeld, Health, Held, Job, OmniRequest, Rejection,
-    RemoveCancelled, ReplicaDown, ReplicaUp, RequestError, RequestEvent, RequestSink, StageDone,
+    Abort, AbortAll, AbortCause, Begin, Drain, ExitCause, GetHealth, GetHeld, Health, Held, Job, OmniRequest,
+    Rejection, RemoveCancelled, ReplicaDown, ReplicaUp, RequestError, RequestEvent, RequestSink, StageDone,
     StageOutcome, StageStarted, Submit, Unavailable,
 };
 use crate::actors::pool::{LiveReplica, Pool};
@@ -37,6 +37,8 @@ pub struct Orchestrator {
     /// Requests held at most.
     max_requests: usize,
     draining: bool,
+    /// Stages of which a replica could not be built, and none came up since.
+    not_built: BTreeMap<StageId, StageError>,
     statistics: StatsSender,
 }
 
@@ -91,6 +93,7 @@ impl Orchestrator {
             next_id: 0,
             max_requests,
             draining: false,
+            not_built: BTreeMap::new(),
             statistics,
         }
     }
@@ -334,6 +337,7 @@ impl Pipeline {
         stages
             .map(|(index, (spec, _))| {
                 let next = entry.route.get(index + 1);
+                let passes_output_on = self.passes_output_on(index);
                 let prompt = request.prompt.clone();
                 let sampling = request.sampling.get(index).unwrap_or(&spec.sampling).clone();
                 Job {
@@ -348,12 +352,13 @@ impl Pipeline {
                         choices: request.choices,
                         priority: request.priority,
                         arrived: request.arrived,
-                        to_client: wanted(spec.output),
-                        to_next: next.is_some(),
+                        to_client: wanted(self.gives(index)),
+                        to_next: next.is_some() && !passes_output_on,
                         cancelled: entry.cancelled.clone(),
                     },
                     events: entry.events.clone(),
                     next: next.map(|bound| bound.replica.worker.chunks.clone()),
+                    passes_output_on,
                     async_chunk: self.stages.get(index + 1).is_none_or(|next| next.async_chunk),
                 }
             })
@@ -437,6 +442,7 @@ impl Handler<ReplicaUp> for Orchestrator {
     type Result = ();
 
     fn handle(&mut self, ReplicaUp { key, address, worker }: ReplicaUp, _: &mut Self::Context) {
+        self.not_built.remove(&key.stage);
         if let Some(pool) = self.pools.get_mut(usize::from(key.stage.0)) {
             pool.add(LiveReplica { key, address, worker, bound: 0 });
             tracing::info!(%key, "replica up");
@@ -450,6 +456,9 @@ impl Handler<ReplicaDown> for Orchestrator {
     fn handle(&mut self, ReplicaDown { key, cause }: ReplicaDown, _: &mut Self::Context) {
         if let Some(pool) = self.pools.get_mut(usize::from(key.stage.0)) {
             pool.remove(key);
+            if let (ExitCause::NotBuilt(error), true) = (&cause, pool.is_empty()) {
+                self.not_built.insert(key.stage, error.clone());
+            }
         }
         let bound = |entry: &Request| entry.bound_at(key.stage) == Some(key);
         let affected: Vec<_> =
@@ -479,7 +488,11 @@ impl Handler<GetHealth> for Orchestrator {
 
     fn handle(&mut self, _: GetHealth, _: &mut Self::Context) -> Health {
         let down = (0..).map(StageId).zip(&self.pools).filter(|(_, pool)| pool.is_empty());
-        Health { stages_down: down.map(|(stage, _)| stage).collect(), draining: self.draining }
+        Health {
+            stages_down: down.map(|(stage, _)| stage).collect(),
+            not_built: self.not_built.iter().map(|(stage, error)| (*stage, error.clone())).collect(),
+            draining: self.draining,
+        }
     }
 }
 

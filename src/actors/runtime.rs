@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
-use crate::actors::messages::{AbortAll, AbortCause, Drain, GetHealth, GetHeld, Held, StopWorkers};
+use crate::actors::messages::{AbortAll, AbortCause, Drain, GetHealth, GetHeld, Health, Held, StopWorkers};
 use crate::actors::metrics::MetricsActor;
 use crate::actors::orchestrator::Orchestrator;
 use crate::actors::supervisor::{Supervisor, SupervisorReports};
@@ -82,12 +82,15 @@ impl Runtime {
         Ok(Self { orchestrator, supervisor, metrics, statistics })
     }
 
-    /// Waits until every stage has a live replica. Says whether that was so before the deadline.
+    /// Waits until every stage has a live replica. Says whether that was so before the deadline; it does not wait on for
+    /// a stage that could not be built.
     pub async fn wait_until_up(&self, deadline: Duration) -> bool {
         let until = Instant::now() + deadline;
         while Instant::now() < until {
-            if self.orchestrator.send(GetHealth).await.is_ok_and(|health| health.stages_down.is_empty()) {
-                return true;
+            if let Ok(Health { stages_down, not_built, .. }) = self.orchestrator.send(GetHealth).await
+                && (stages_down.is_empty() || !not_built.is_empty())
+            {
+                return stages_down.is_empty();
             }
             actix_rt::time::sleep(POLL).await;
         }

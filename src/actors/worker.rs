@@ -371,6 +371,11 @@ impl Worker {
                     self.reports.started.do_send(StageStarted { request: id, replica: self.key });
                 }
             }
+            StageEvent::Client(output) if held.job.passes_output_on => {
+                if let Some(payload) = output.into_payload() {
+                    self.send_on(id, payload, false);
+                }
+            }
             StageEvent::Client(_) if !held.job.request.to_client => {}
             StageEvent::Client(output) => {
                 use tokio::sync::mpsc::error::TrySendError;

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::ServeArgs;
 use crate::server;
+use crate::stages::Registry;
 
 /// What `config` can be told.
 #[derive(Debug, Args)]
@@ -24,9 +25,9 @@ pub enum ConfigCommand {
 }
 
 /// Prints the deployment.
-pub(super) fn run(args: &ConfigArgs) -> Result<(), String> {
+pub(super) fn run(args: &ConfigArgs, registry: &Registry) -> Result<(), String> {
     let ConfigCommand::Show(args) = &args.command;
-    let (deploy, notes) = server::effective_deploy(args).map_err(|error| error.to_string())?;
+    let (deploy, notes) = server::effective_deploy(args, registry).map_err(|error| error.to_string())?;
     let notes = notes.lines().iter().map(|note| format!("# {note}\n"));
     let page = notes.collect::<String>() + &deploy.to_yaml();
     std::io::stdout().write_all(page.as_bytes()).map_err(|error| error.to_string())

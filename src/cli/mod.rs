@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod check;
 mod config;
 mod deploy;
 mod device;
@@ -10,6 +11,9 @@ mod serve;
 
 use clap::{Parser, Subcommand};
 
+use crate::stages::Registry;
+
+pub use check::CheckArgs;
 pub use config::{ConfigArgs, ConfigCommand};
 pub use deploy::{ConnectorArg, DeployArgs, DtypeArg};
 pub use device::DeviceArg;
@@ -32,6 +36,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve a model over HTTP; without one, the built-in demo.
     Serve(Box<ServeArgs>),
+    /// Do all that `serve` would do but listen, run a small request through every stage, and print what was found.
+    Check(Box<CheckArgs>),
     /// Show the configuration.
     Config(ConfigArgs),
     /// Hold every operation of a device against its plain form, and say how fast its memory is.
@@ -42,11 +48,12 @@ pub enum Command {
 }
 
 impl Cli {
-    /// Carries the command out. The error is one line for the user.
-    pub fn run(self) -> Result<(), String> {
+    /// Carries the command out, with the custom stages of `registry`. The error is one line for the user.
+    pub fn run(self, registry: Registry) -> Result<(), String> {
         match self.command {
-            Command::Serve(args) => serve::run(*args),
-            Command::Config(args) => config::run(&args),
+            Command::Serve(args) => serve::run(*args, registry),
+            Command::Check(args) => check::run(&args, registry),
+            Command::Config(args) => config::run(&args, &registry),
             Command::Selftest(args) => selftest::run(&args),
             Command::Ptx(args) => ptx::run(&args),
         }

@@ -9,12 +9,18 @@ use super::DeployArgs;
 use super::logging::{self, LogFormat, LogLevel};
 use crate::http::AudioDelta;
 use crate::server;
+use crate::stages::Registry;
 
 /// What `serve` can be told.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// A model directory in Hugging Face layout; without one the built-in demo is served.
+    /// A model directory in Hugging Face layout, or the name of a repository on the hub, such as
+    /// Qwen/Qwen3-Omni-30B-A3B-Instruct, which is downloaded into the cache if it is not there; without one the built-in
+    /// demo is served.
     pub model: Option<PathBuf>,
+    /// The branch, tag or commit of a repository on the hub; by default main.
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
     /// Name or address to listen on.
     #[arg(long, default_value = "127.0.0.1", value_parser = NonEmptyStringValueParser::new())]
     pub host: String,
@@ -106,9 +112,9 @@ impl From<AudioDeltaArg> for AudioDelta {
 }
 
 /// Serves until a signal comes.
-pub(super) fn run(args: ServeArgs) -> Result<(), String> {
+pub(super) fn run(args: ServeArgs, registry: Registry) -> Result<(), String> {
     logging::init(args.log_level, args.log_format);
-    server::run(&args).map_err(|error| error.to_string())
+    server::run(&args, registry).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the server is told before it starts: the checkpoint and the deployment.
+//! What the server is told before it starts: the checkpoint, where it comes from, and the deployment.
 
 #![deny(clippy::indexing_slicing)]
 
@@ -6,6 +6,7 @@ pub mod checkpoint;
 mod demo;
 pub mod deploy;
 pub mod document;
+pub mod hub;
 pub mod source;
 pub mod spelling;
 

@@ -2,13 +2,11 @@
 
 use thiserror::Error;
 
+use super::range::{LOGIT_BIAS, MIN_P, PENALTY, REPETITION_PENALTY, Range, TEMPERATURE, TOP_P};
 use super::sampling::SamplingParams;
 
 /// As many log probabilities may be asked for at each token.
 pub const MAX_LOGPROBS: u32 = 20;
-
-/// The greatest bias, either way, that may be put on a token.
-const MAX_LOGIT_BIAS: f32 = 100.0;
 
 /// A sampling parameter that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -31,26 +29,19 @@ impl SamplingParams {
     /// Checks every parameter against what a model with this many tokens can do. The first that is out of range is
     /// named.
     pub fn validate(&self, vocabulary_size: usize) -> Result<(), SamplingError> {
-        let finite = |value: f32| value.is_finite();
-        check(
-            "temperature",
-            self.temperature,
-            finite(self.temperature) && self.temperature >= 0.0,
-            "at least 0",
-        )?;
-        check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1")?;
-        check("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "between 0 and 1")?;
-        let repetition = self.repetition_penalty;
-        check("repetition_penalty", repetition, finite(repetition) && repetition > 0.0, "above 0")?;
-        for (parameter, value) in
-            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
-        {
-            check(parameter, value, (-2.0..=2.0).contains(&value), "between -2 and 2")?;
+        for (parameter, value, range) in [
+            ("temperature", self.temperature, TEMPERATURE),
+            ("top_p", self.top_p, TOP_P),
+            ("min_p", self.min_p, MIN_P),
+            ("repetition_penalty", self.repetition_penalty, REPETITION_PENALTY),
+            ("presence_penalty", self.presence_penalty, PENALTY),
+            ("frequency_penalty", self.frequency_penalty, PENALTY),
+        ] {
+            check_within(parameter, value, range)?;
         }
         for (&id, &bias) in &self.logit_bias {
             check_token("logit_bias", id, vocabulary_size)?;
-            let allowed = -MAX_LOGIT_BIAS..=MAX_LOGIT_BIAS;
-            check("logit_bias", bias, allowed.contains(&bias), "between -100 and 100")?;
+            check_within("logit_bias", bias, LOGIT_BIAS)?;
         }
         for &id in &self.stop_token_ids {
             check_token("stop_token_ids", id, vocabulary_size)?;
@@ -71,6 +62,11 @@ impl SamplingParams {
         }
         Ok(())
     }
+}
+
+/// Passes a value within its range.
+fn check_within(parameter: &'static str, value: f32, range: Range) -> Result<(), SamplingError> {
+    check(parameter, value, range.holds(value), range.words)
 }
 
 /// Passes a value that holds, and names one that does not.

@@ -1,6 +1,7 @@
 //! What autoregressive stages share: the scheduler, KV-cache blocks, the sampler.
 
 pub mod block_pool;
+mod device_choice;
 pub mod finish;
 pub mod history;
 pub mod limits;
@@ -8,6 +9,7 @@ pub mod logprobs;
 mod nucleus;
 mod penalties;
 pub mod philox;
+pub mod range;
 pub mod sampler;
 pub mod sampling;
 pub mod scheduler;

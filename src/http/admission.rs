@@ -33,13 +33,16 @@ pub fn omni_request(
 ) -> Result<OmniRequest, ApiError> {
     let mut sampling = generation.sampling(&state.pipeline);
     if let Some(thinker) = sampling.first_mut() {
-        thinker.max_tokens = answer_tokens(
-            prompt.token_ids.len(),
-            generation.max_tokens(),
-            thinker.max_tokens,
-            state.served.max_model_len,
-            origin.prompt_param,
-        )?;
+        // Without a tokenizer there is nothing to count, and what is asked for stands.
+        if let Some(max_model_len) = state.served.max_model_len {
+            thinker.max_tokens = answer_tokens(
+                prompt.token_ids.len(),
+                generation.max_tokens(),
+                thinker.max_tokens,
+                max_model_len,
+                origin.prompt_param,
+            )?;
+        }
         if thinker.min_tokens > thinker.max_tokens {
             return Err(ApiError::Contradiction {
                 param: "min_tokens".into(),

@@ -8,6 +8,7 @@ use crate::http::frontend::{Conversation, TextFrontend};
 use crate::http::generation_fields::{GENERATION_FIELDS, GenerationFields};
 use crate::http::messages::{final_text, read_messages};
 use crate::http::modalities::read_modalities;
+use crate::http::plain_text::plain_prompt;
 use crate::http::sampling_fields::{MAX_LOGPROBS, SAMPLING_FIELDS};
 use crate::http::speech_fields::{SPEECH_FIELDS, SpeechFields};
 use crate::http::state::{AppState, PipelineShape};
@@ -101,6 +102,9 @@ impl ChatPrompt {
 
     /// Renders and tokenises.
     pub fn prompt(&self, text: &dyn TextFrontend) -> Result<Prompt, ApiError> {
+        if !text.has_tokenizer() {
+            return Ok(plain_prompt(&self.conversation));
+        }
         let mut rendered = text.render_chat(&self.conversation)?;
         if self.continue_final_message {
             let end = end_of_final_message(&rendered, &self.conversation.messages).ok_or_else(|| {
@@ -113,7 +117,7 @@ impl ChatPrompt {
         Ok(Prompt {
             token_ids: text.encode(&rendered, self.add_special_tokens)?,
             text: rendered,
-            voice: None,
+            ..Prompt::default()
         })
     }
 }

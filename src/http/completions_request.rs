@@ -67,9 +67,12 @@ impl PromptInput {
     pub fn prompt(&self, text: &dyn TextFrontend, add_special_tokens: bool) -> Result<Prompt, ApiError> {
         Ok(match self {
             Self::Text(written) => Prompt {
-                token_ids: text.encode(written, add_special_tokens)?,
+                token_ids: match text.has_tokenizer() {
+                    true => text.encode(written, add_special_tokens)?,
+                    false => Vec::new(),
+                },
                 text: written.clone(),
-                voice: None,
+                ..Prompt::default()
             },
             Self::Tokens(ids) => Prompt { token_ids: ids.clone(), ..Prompt::default() },
         })
@@ -78,7 +81,12 @@ impl PromptInput {
 
 /// A string, a list of strings, a list of token ids, or a list of such lists.
 fn read_prompts(body: &Fields<'_>, state: &AppState) -> Result<Vec<PromptInput>, ApiError> {
-    let vocab_size = Some(state.text.vocab_size());
+    let tokens = |value: &Value, name: &str| {
+        if !state.text.has_tokenizer() {
+            return Err(body.unsupported(name, "is tokens, but this pipeline has no tokenizer"));
+        }
+        Ok(PromptInput::Tokens(read_token_ids(value, name, Some(state.text.vocab_size()))?))
+    };
     let most = state.limits.max_prompts;
     let prompt = body.get("prompt").ok_or_else(|| body.missing("prompt"))?;
     let list = match prompt {
@@ -89,7 +97,7 @@ fn read_prompts(body: &Fields<'_>, state: &AppState) -> Result<Vec<PromptInput>,
     match list.first() {
         None => return Err(body.invalid("prompt", "must not be empty")),
         Some(Value::Number(_)) => {
-            return Ok(vec![PromptInput::Tokens(read_token_ids(prompt, "prompt", vocab_size)?)]);
+            return Ok(vec![tokens(prompt, "prompt")?]);
         }
         Some(_) => {}
     }
@@ -102,7 +110,7 @@ fn read_prompts(body: &Fields<'_>, state: &AppState) -> Result<Vec<PromptInput>,
             let name = format!("prompt[{index}]");
             match value {
                 Value::String(text) => Ok(PromptInput::Text(text.clone())),
-                Value::Array(_) => Ok(PromptInput::Tokens(read_token_ids(value, &name, vocab_size)?)),
+                Value::Array(_) => tokens(value, &name),
                 other => Err(body.wrong_type(&name, "a string or a list of token ids", other)),
             }
         })

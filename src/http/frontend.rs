@@ -20,6 +20,11 @@ pub struct Conversation {
 ///
 /// Called on the threads of the HTTP server, long texts on its blocking pool.
 pub trait TextFrontend: Send + Sync {
+    /// Whether there is a tokenizer. Without one, the other methods are errors, and the first stage reads text.
+    fn has_tokenizer(&self) -> bool {
+        true
+    }
+
     /// Writes a conversation as the model wants to read it.
     fn render_chat(&self, conversation: &Conversation) -> Result<String, FrontendError>;
 
@@ -46,6 +51,9 @@ pub enum FrontendError {
     /// The model has no chat template.
     #[error("this model has no chat template")]
     NoTemplate,
+    /// The pipeline has no tokenizer.
+    #[error("this pipeline has no tokenizer")]
+    NoTokenizer,
     /// The text is longer than any prompt can be.
     #[error("the text has {bytes} bytes; a prompt that the model takes has at most {limit}")]
     TooLong {
@@ -65,7 +73,7 @@ impl FrontendError {
         match self {
             Self::Template(_) | Self::NoTemplate => "template_error",
             Self::TooLong { .. } => "context_length",
-            Self::Tokenizer(_) => "tokenizer_error",
+            Self::NoTokenizer | Self::Tokenizer(_) => "tokenizer_error",
         }
     }
 }
@@ -78,6 +86,7 @@ impl From<FrontendError> for crate::http::errors::ApiError {
             FrontendError::TooLong { .. } => {
                 Self::ContextLength { param: "messages", message: error.to_string() }
             }
+            FrontendError::NoTokenizer => Self::Tokenizer(error.to_string()),
             FrontendError::Tokenizer(message) => Self::Tokenizer(message),
         }
     }

@@ -3,6 +3,7 @@
 use crate::engine::SamplingParams;
 use crate::http::errors::ApiError;
 use crate::http::fields::Fields;
+use crate::http::plain_text::refuse_token_fields;
 use crate::http::sampling_fields::{SAMPLING_FIELDS, SamplingOverrides};
 use crate::http::speech_account::Delivery;
 use crate::http::state::{AppState, PipelineShape, ServedModel};
@@ -43,15 +44,16 @@ impl GenerationFields {
     /// Reads and checks the common fields.
     pub fn read(body: &Fields<'_>, state: &AppState) -> Result<Self, ApiError> {
         check_model(body, &state.served)?;
+        refuse_token_fields(body, state)?;
         let vocab_size = Some(state.text.vocab_size());
         Ok(Self {
-            choices: body.integer_within("n", 1, i64::from(state.limits.max_choices))?.unwrap_or(1) as u32,
+            choices: read_choices(body, state)?,
             stream: read_stream(body)?,
             return_token_ids: body.boolean("return_token_ids")?.unwrap_or(false),
             priority: body.integer_within("priority", i64::from(i32::MIN), i64::from(i32::MAX))?.unwrap_or(0)
                 as i32,
             thinker: SamplingOverrides::read(body, vocab_size)?,
-            stages: read_stages(body, &state.pipeline, vocab_size)?,
+            stages: read_stages(body, state, vocab_size)?,
         })
     }
 
@@ -89,6 +91,15 @@ pub fn check_model(body: &Fields<'_>, served: &ServedModel) -> Result<(), ApiErr
     }
 }
 
+fn read_choices(body: &Fields<'_>, state: &AppState) -> Result<u32, ApiError> {
+    let choices = body.integer_within("n", 1, i64::from(state.limits.max_choices))?.unwrap_or(1) as u32;
+    if choices > 1 && !state.pipeline.text_has_tokens {
+        let message = format!("is {choices}, but a custom stage makes the text, in one choice");
+        return Err(body.unsupported("n", message));
+    }
+    Ok(choices)
+}
+
 fn read_stream(body: &Fields<'_>) -> Result<Option<StreamOptions>, ApiError> {
     let stream = body.boolean("stream")?.unwrap_or(false);
     let Some(options) = body.object("stream_options")? else {
@@ -109,11 +120,12 @@ fn read_stream(body: &Fields<'_>) -> Result<Option<StreamOptions>, ApiError> {
 
 fn read_stages(
     body: &Fields<'_>,
-    pipeline: &PipelineShape,
+    state: &AppState,
     vocab_size: Option<u32>,
 ) -> Result<Vec<SamplingOverrides>, ApiError> {
     /// Whether text is made of the tokens is settled by the stage, whatever this says.
     const DETOKENIZE: &[&str] = &["detokenize"];
+    let pipeline = &state.pipeline;
     let entries = body.list("sampling_params_list")?.unwrap_or_default();
     if entries.len() > pipeline.stages.len() {
         let names: Vec<&str> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
@@ -131,6 +143,7 @@ fn read_stages(
             let entry = Fields::new(entry, body.path_of(&format!("sampling_params_list[{stage}]")))?;
             entry.only(&[SAMPLING_FIELDS, SUBTALKER_FIELDS, DETOKENIZE])?;
             entry.boolean("detokenize")?;
+            refuse_token_fields(&entry, state)?;
             // Only the thinker's tokens are those of the tokenizer; later stages have vocabularies of their own.
             let overrides = SamplingOverrides::read(&entry, vocab_size.filter(|_| stage == 0))?;
             if shape.output != Some(Modality::Text)

@@ -55,9 +55,9 @@ mod tests {
     #[test]
     fn a_stage_without_replicas_is_named() {
         let pipeline = unconnected_state(2).pipeline;
-        let health = Health { stages_down: vec![StageId(1)], draining: false };
+        let health = Health { stages_down: vec![StageId(1)], not_built: Vec::new(), draining: false };
         assert_eq!(complaint(&health, &pipeline).unwrap(), "no live replica of stage 1 (stage-1)");
-        let well = Health { stages_down: Vec::new(), draining: false };
+        let well = Health { stages_down: Vec::new(), not_built: Vec::new(), draining: false };
         assert_eq!(complaint(&well, &pipeline), None);
     }
 }

@@ -30,8 +30,12 @@ pub fn read_messages(body: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
 
 /// The text of the last message, which `continue_final_message` goes on with.
 pub fn final_text(messages: &[Value]) -> Option<String> {
-    let content = messages.last()?.get("content")?;
-    match content {
+    text_of(messages.last()?)
+}
+
+/// The text of a message; `None` for one without content.
+pub fn text_of(message: &Value) -> Option<String> {
+    match message.get("content")? {
         Value::String(text) => Some(text.clone()),
         Value::Array(parts) => {
             Some(parts.iter().filter_map(|part| part.get("text")?.as_str()).collect::<String>())

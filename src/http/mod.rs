@@ -31,6 +31,7 @@ pub mod logprobs;
 pub mod messages;
 pub mod modalities;
 pub mod models;
+pub mod plain_text;
 pub mod recording;
 pub mod request_id;
 pub mod routes;
@@ -56,6 +57,7 @@ mod testing;
 pub use auth::ApiKeys;
 pub use errors::ApiError;
 pub use frontend::{Conversation, FrontendError, TextFrontend};
+pub use plain_text::PlainText;
 pub use server::{ServerOptions, start};
 pub use state::{
     AppState, AudioDelta, Limits, MetricsPage, MetricsText, OrchestratorPort, PipelineShape, ScrapeError,

@@ -30,8 +30,8 @@ struct Model<'a> {
     root: &'a str,
     /// Always null: there are no adapters.
     parent: Option<&'a str>,
-    /// The most tokens of prompt and answer together.
-    max_model_len: u32,
+    /// The most tokens of prompt and answer together; null where nothing is counted in tokens.
+    max_model_len: Option<u32>,
     /// A plain statement about it, such as that it is a tiny demo.
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,

@@ -1,12 +1,13 @@
 //! Sampling parameters in a request: which fields there are, and what values they may have.
 //!
-//! The ranges are those documented at [`SamplingParams`].
+//! The ranges are those of [`crate::engine::range`].
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use crate::engine::SamplingParams;
+use crate::engine::range::{LOGIT_BIAS, MIN_P, PENALTY, REPETITION_PENALTY, Range, TEMPERATURE, TOP_P};
 use crate::http::errors::ApiError;
 use crate::http::fields::{Fields, as_integer, kind_of};
 use crate::http::subtalker_fields::SubtalkerOverrides;
@@ -33,10 +34,8 @@ pub const SAMPLING_FIELDS: &[&str] = &[
 
 /// The most stop strings of a request: each is looked for in every output.
 const MAX_STOP_STRINGS: usize = 64;
-/// Logits may be shifted by at most this.
-const MAX_BIAS: f64 = 100.0;
 /// The most likely tokens that may be reported for a position.
-pub const MAX_LOGPROBS: i64 = 20;
+pub const MAX_LOGPROBS: i64 = crate::engine::MAX_LOGPROBS as i64;
 
 /// What a request says about sampling in one stage; the rest stays as the pipeline has it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -84,11 +83,11 @@ impl SamplingOverrides {
     pub fn read(fields: &Fields<'_>, vocab_size: Option<u32>) -> Result<Self, ApiError> {
         let within = |name, range| read_within(fields, name, range);
         Ok(Self {
-            temperature: within("temperature", NOT_NEGATIVE)?,
-            top_p: within("top_p", SHARE_ABOVE_ZERO)?,
+            temperature: within("temperature", TEMPERATURE)?,
+            top_p: within("top_p", TOP_P)?,
             top_k: read_top_k(fields, "top_k")?,
-            min_p: within("min_p", SHARE)?,
-            repetition_penalty: within("repetition_penalty", POSITIVE)?,
+            min_p: within("min_p", MIN_P)?,
+            repetition_penalty: within("repetition_penalty", REPETITION_PENALTY)?,
             presence_penalty: within("presence_penalty", PENALTY)?,
             frequency_penalty: within("frequency_penalty", PENALTY)?,
             logit_bias: read_logit_bias(fields, vocab_size)?,
@@ -139,42 +138,11 @@ impl SamplingOverrides {
     }
 }
 
-/// A range of numbers with its name.
-pub struct Range {
-    /// Smallest value.
-    least: f64,
-    /// Whether the smallest value itself is allowed.
-    with_least: bool,
-    /// Largest value.
-    most: f64,
-    /// How the range is named in an error.
-    words: &'static str,
-}
-
-const LARGEST: f64 = f32::MAX as f64;
-/// Temperatures.
-pub const NOT_NEGATIVE: Range = Range { least: 0.0, with_least: true, most: LARGEST, words: "0 or more" };
-const POSITIVE: Range = Range { least: 0.0, with_least: false, most: LARGEST, words: "above 0" };
-const SHARE: Range = Range { least: 0.0, with_least: true, most: 1.0, words: "from 0 to 1" };
-/// Shares of which something must be left.
-pub const SHARE_ABOVE_ZERO: Range =
-    Range { least: 0.0, with_least: false, most: 1.0, words: "above 0 and at most 1" };
-const PENALTY: Range = Range { least: -2.0, with_least: true, most: 2.0, words: "from -2 to 2" };
-
-impl Range {
-    /// Judged after rounding to the type that the sampler uses: a number that becomes 0 there is 0.
-    fn holds(&self, value: f64) -> bool {
-        let value = f64::from(value as f32);
-        value.is_finite()
-            && value <= self.most
-            && (value > self.least || (self.with_least && value == self.least))
-    }
-}
-
 /// A number within a range.
 pub fn read_within(fields: &Fields<'_>, name: &str, range: Range) -> Result<Option<f32>, ApiError> {
     match fields.number(name)? {
-        Some(value) if !range.holds(value) => {
+        // Judged in the type that the sampler uses: a number that becomes 0 there is 0.
+        Some(value) if !range.holds(value as f32) => {
             Err(fields.invalid(name, format!("must be {}, not {value}", range.words)))
         }
         value => Ok(value.map(|value| value as f32)),
@@ -227,8 +195,8 @@ fn read_logit_bias(
         let id: u32 = key.parse().map_err(|_| entries.invalid(key, "is not a token id"))?;
         check_token_id(i64::from(id), &entries.path_of(key), vocab_size)?;
         let value = value.as_f64().ok_or_else(|| entries.wrong_type(key, "a number", value))?;
-        if !(-MAX_BIAS..=MAX_BIAS).contains(&value) {
-            return Err(entries.invalid(key, format!("must be from -{MAX_BIAS} to {MAX_BIAS}, not {value}")));
+        if !LOGIT_BIAS.holds(value as f32) {
+            return Err(entries.invalid(key, format!("must be {}, not {value}", LOGIT_BIAS.words)));
         }
         bias.insert(id, value as f32);
     }

@@ -67,8 +67,8 @@ pub struct ServedModel {
     pub created: u64,
     /// Where it was loaded from.
     pub root: String,
-    /// The most tokens of prompt and answer together.
-    pub max_model_len: u32,
+    /// The most tokens of prompt and answer together; `None` for a pipeline without a tokenizer.
+    pub max_model_len: Option<u32>,
     /// A plain statement for `/v1/models`, such as that this is a tiny demo.
     pub notice: Option<String>,
 }
@@ -87,6 +87,8 @@ pub struct PipelineShape {
     pub stages: Vec<StageShape>,
     /// The kinds of output that the pipeline makes.
     pub modalities: Vec<Modality>,
+    /// Whether text comes with its tokens, and in several choices; it does not where a custom stage makes it.
+    pub text_has_tokens: bool,
     /// The kinds that a request gets when it asks for none in particular.
     pub default_modalities: Vec<Modality>,
     /// The voices that the pipeline speaks with, the default one first; empty where it does not speak.
@@ -106,7 +108,7 @@ impl PipelineShape {
 pub struct StageShape {
     /// Its name in the deploy file.
     pub name: String,
-    /// The kind of output it gives to clients; `None` for a stage that only feeds the next one.
+    /// The kind of output it makes; `None` for a stage that only feeds the next one.
     pub output: Option<Modality>,
     /// How it samples where a request says nothing.
     pub default_sampling: SamplingParams,

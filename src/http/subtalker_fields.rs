@@ -1,9 +1,10 @@
 //! How a talker's code predictor samples: the `subtalker_…` fields of an entry of `sampling_params_list`.
 
+use crate::engine::range::{TEMPERATURE, TOP_P};
 use crate::engine::sampling::SubtalkerParams;
 use crate::http::errors::ApiError;
 use crate::http::fields::Fields;
-use crate::http::sampling_fields::{NOT_NEGATIVE, SHARE_ABOVE_ZERO, read_top_k, read_within};
+use crate::http::sampling_fields::{read_top_k, read_within};
 use crate::http::state::StageShape;
 use crate::stages::Modality;
 
@@ -31,9 +32,9 @@ impl SubtalkerOverrides {
             return Err(fields.unsupported(name, message));
         }
         Ok(Self {
-            temperature: read_within(fields, "subtalker_temperature", NOT_NEGATIVE)?,
+            temperature: read_within(fields, "subtalker_temperature", TEMPERATURE)?,
             top_k: read_top_k(fields, "subtalker_top_k")?,
-            top_p: read_within(fields, "subtalker_top_p", SHARE_ABOVE_ZERO)?,
+            top_p: read_within(fields, "subtalker_top_p", TOP_P)?,
         })
     }
 

@@ -206,12 +206,13 @@ fn state_around(orchestrator: Addr<FakeOrchestrator>, stages: usize) -> AppState
             names: vec!["fake".into(), "fake-alias".into()],
             created: 1_700_000_000,
             root: "/models/fake".into(),
-            max_model_len: 1024,
+            max_model_len: Some(1024),
             notice: Some("a fake".into()),
         },
         pipeline: PipelineShape {
             stages: (0..stages).map(stage).collect(),
             modalities: vec![Modality::Text],
+            text_has_tokens: true,
             default_modalities: vec![Modality::Text],
             voices: Vec::new(),
         },
@@ -250,7 +251,7 @@ pub(super) fn unconnected_state(stages: usize) -> AppState {
         let orchestrator = FakeOrchestrator {
             scripts: VecDeque::new(),
             seen: Arc::default(),
-            health: Health { stages_down: Vec::new(), draining: false },
+            health: Health { stages_down: Vec::new(), not_built: Vec::new(), draining: false },
             admission_delay: Duration::ZERO,
         };
         state_around(orchestrator.start(), stages)
@@ -279,7 +280,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             scripts: Vec::new(),
-            health: Health { stages_down: Vec::new(), draining: false },
+            health: Health { stages_down: Vec::new(), not_built: Vec::new(), draining: false },
             admission_delay: Duration::ZERO,
             limits: Limits::default(),
             api_keys: ApiKeys::default(),

@@ -32,7 +32,7 @@ struct Tokenized {
     /// How many tokens there are.
     count: usize,
     /// How many there may be, answer included.
-    max_model_len: u32,
+    max_model_len: Option<u32>,
     /// Their ids.
     tokens: Vec<u32>,
     /// Their entries in the vocabulary, if asked for.

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::ids::{ReplicaKey, StageId};
+
 /// A failure to set up families or to create a series of one.
 #[derive(Debug, Error)]
 pub enum MetricsError {
@@ -29,6 +31,24 @@ pub enum MetricsError {
         /// The family's name.
         family: String,
     },
+    /// Two custom stages declare a family in different ways.
+    #[error("metric {family} is declared in different ways by stages {first} and {second}")]
+    Ambiguous {
+        /// The family's name.
+        family: String,
+        /// The stage that declares it first.
+        first: StageId,
+        /// The stage that declares it otherwise.
+        second: StageId,
+    },
+    /// A custom stage reported what it does not declare.
+    #[error("{replica} reported metric {family}, which its stage does not declare so")]
+    Undeclared {
+        /// The family's name.
+        family: String,
+        /// Who reported it.
+        replica: ReplicaKey,
+    },
     /// The registry refused a family or a series.
     #[error("metric {family}: {source}")]
     Registry {
@@ -46,6 +66,8 @@ impl MetricsError {
             Self::InvalidPrefix { .. } => "invalid_metrics_prefix",
             Self::LabelCount { .. } => "metric_label_count",
             Self::Kind { .. } => "metric_kind",
+            Self::Ambiguous { .. } => "metric_ambiguous",
+            Self::Undeclared { .. } => "metric_undeclared",
             Self::Registry { .. } => "metric_registry",
         }
     }

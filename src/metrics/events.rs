@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::engine::FinishReason;
 use crate::ids::{ReplicaKey, RequestId, StageId};
+use crate::metrics::labelled::{LabelledStats, MetricFamily};
 
 /// A message to the metrics actor.
 #[derive(Debug, Clone)]
@@ -115,6 +116,8 @@ pub struct ReplicaStats {
     pub finished: Vec<FinishedRequest>,
     /// Chunks that came over its edge since the last report.
     pub transfers: Vec<TransferSample>,
+    /// Totals and latest values of declared families since the replica's epoch began.
+    pub labelled: LabelledStats,
 }
 
 /// A chunk that came over an edge, measured on both sides.
@@ -221,4 +224,6 @@ pub struct StageDescription {
     pub max_model_len: Option<u64>,
     /// Whether clients get audio from it.
     pub makes_audio: bool,
+    /// The families that it declares, if it is a custom stage.
+    pub families: Vec<MetricFamily>,
 }

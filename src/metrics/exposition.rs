@@ -19,7 +19,7 @@ pub struct Heading {
     /// The whole name of the family.
     pub name: String,
     /// What it tells.
-    pub help: &'static str,
+    pub help: String,
     /// The word for its kind.
     pub kind: &'static str,
 }
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_family_without_series_still_has_help_and_type() {
-        let headings = vec![Heading { name: "a_total".to_owned(), help: "A.", kind: "counter" }];
+        let headings = vec![Heading { name: "a_total".to_owned(), help: "A.".to_owned(), kind: "counter" }];
         let page = Exposition::new(Arc::new(headings), Vec::new()).to_text();
         assert_eq!(page, "# HELP a_total A.\n# TYPE a_total counter\n");
     }

@@ -11,6 +11,7 @@ pub mod error;
 pub mod events;
 pub mod exposition;
 pub mod families;
+pub mod labelled;
 pub mod ledger;
 pub mod reporting;
 pub mod settings;
@@ -22,6 +23,9 @@ pub use events::{
     SchedulerSnapshot, StageDescription, StatEvent, TokenSample, TransferSample,
 };
 pub use exposition::{Exposition, TEXT_CONTENT_TYPE};
+pub use labelled::{
+    CounterFamily, GaugeFamily, HistogramFamily, InvalidFamily, LabelledStats, MetricFamily, Recorder,
+};
 pub use ledger::Ledger;
 pub use reporting::{FlushRequest, REPORT_INTERVAL, ReplicaReporter, ReportPacer, StatsPort, StatsSender};
 pub use settings::{MetricsSettings, OmniPrefix};

@@ -5,25 +5,44 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::deployment::{Deployment, read_layers};
-use crate::cli::{DeviceArg, LoadFormat, ServeArgs};
+use super::model::FoundModel;
+use crate::cli::{DeviceArg, ServeArgs};
 use crate::config::deploy::{DeployError, Notes, PipelineChoice};
-use crate::config::{Checkpoint, CheckpointError, Deploy};
+use crate::config::hub::HubError;
+use crate::config::{CheckpointError, Deploy};
 use crate::models::qwen3_omni::Thinker;
-use crate::stages::Pipeline;
-use crate::stages::qwen3_omni::{self, PipelineError, PipelineOptions, StageDevice, ThinkerDevice};
+use crate::stages::llm::DeviceSampling;
+use crate::stages::qwen3_omni::{
+    self, BuiltPipeline, PipelineError, PipelineOptions, StageDevice, ThinkerDevice,
+};
+use crate::stages::{Pipeline, PlacementError, Registry};
 use crate::tensor::cpu::Cpu;
-use crate::tensor::cuda::{Cuda, CudaError, Stored};
-use crate::tensor::{DeviceError, Dtype, WeightError, WeightStore};
+use crate::tensor::cuda::{Cuda, CudaDevice, CudaError, Stored};
+use crate::tensor::{DeviceError, Dtype, WeightError};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
 
 /// The share of a GPU's memory that is free after loading which the thinker's KV caches may take. The rest is for
 /// workspaces.
 const GPU_CACHE_SHARE: f64 = 0.8;
 
-/// A checkpoint, ready to be served.
+/// A pipeline, ready to be served.
 pub(super) struct LoadedModel {
     /// The stages.
     pub(super) pipeline: Pipeline,
+    /// What stands between text and tokens; `None` for a pipeline without a model.
+    pub(super) text: Option<ModelText>,
+    /// The name it is served under if none is given.
+    pub(super) default_name: String,
+    /// Where it was read from.
+    pub(super) location: String,
+    /// Whether it is the built-in demo.
+    pub(super) is_demo: bool,
+    /// The model; `None` for a pipeline without one.
+    pub(super) found: Option<FoundModel>,
+}
+
+/// The text side of a checkpoint.
+pub(super) struct ModelText {
     /// Text to token ids and back.
     pub(super) tokenizer: Arc<Tokenizer>,
     /// Messages to text.
@@ -32,23 +51,31 @@ pub(super) struct LoadedModel {
     pub(super) vocabulary_size: usize,
     /// The most tokens of prompt and answer together.
     pub(super) max_model_len: usize,
-    /// The name it is served under if none is given.
-    pub(super) default_name: String,
-    /// Where it was read from.
-    pub(super) location: String,
-    /// Whether it is the built-in demo.
-    pub(super) is_demo: bool,
 }
 
 /// Why a model cannot be loaded. The message names file and tensor.
 #[derive(Debug, Error)]
 pub enum LoadFailure {
+    /// It is not found under its name, or cannot be downloaded.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The directory is not a checkpoint that can be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// It cannot be deployed as asked.
     #[error(transparent)]
     Deploy(#[from] DeployError),
+    /// Its custom stages cannot be placed as asked.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// A model was named, and the deployment has none.
+    #[error(
+        "{model}: pipeline custom has no model; leave it out, or name the pipeline of one in the deploy file"
+    )]
+    NoModel {
+        /// What was named.
+        model: String,
+    },
     /// Its tokenizer cannot be used.
     #[error("{location}: {cause}")]
     Tokenizer {
@@ -94,58 +121,94 @@ pub enum LoadFailure {
     },
 }
 
-/// How the server would deploy the model of a command line, and what its log would say of that.
-pub fn effective_deploy(args: &ServeArgs) -> Result<(Deploy, Notes), LoadFailure> {
-    let mut notes = Notes::default();
-    let layers = read_layers(&args.deploy, &mut notes)?;
-    let checkpoint = (layers.pipeline()? != PipelineChoice::Custom).then(|| open_checkpoint(args));
-    let checkpoint = checkpoint.transpose()?;
-    let Deployment { deploy, notes, .. } =
-        Deployment::of(checkpoint.as_ref(), &layers, args.deploy.device, notes)?;
+/// How the server would deploy what a command line asks for, and what its log would say of that.
+pub fn effective_deploy(args: &ServeArgs, registry: &Registry) -> Result<(Deploy, Notes), LoadFailure> {
+    let (_, Deployment { deploy, notes, .. }) = read_deployment(args, registry)?;
     Ok((deploy, notes))
 }
 
-/// Opens the checkpoint that the command line names.
-fn open_checkpoint(args: &ServeArgs) -> Result<Checkpoint, LoadFailure> {
-    let checkpoint = match &args.model {
-        Some(directory) => Checkpoint::open(directory)?,
-        None => Checkpoint::demo(),
+/// Finds the model, if the pipeline has one, and reads how it is to be deployed. No weights are needed for that.
+fn read_deployment(
+    args: &ServeArgs,
+    registry: &Registry,
+) -> Result<(Option<FoundModel>, Deployment), LoadFailure> {
+    let mut notes = Notes::default();
+    let layers = read_layers(&args.deploy, &mut notes)?;
+    let found = match (layers.pipeline()?, &args.model) {
+        (PipelineChoice::Custom, None) => None,
+        (PipelineChoice::Custom, Some(model)) => {
+            return Err(LoadFailure::NoModel { model: model.display().to_string() });
+        }
+        _ => Some(find_known(args)?),
     };
-    let model_type = checkpoint.identity()?.model_type;
+    let checkpoint = found.as_ref().map(|found| &found.checkpoint);
+    let deployment = Deployment::of(checkpoint, &layers, args.deploy.device, notes)?;
+    deployment.deploy.check_custom_stages(&registry.names().collect::<Vec<_>>())?;
+    registry.check_settings(&deployment.deploy)?;
+    Ok((found, deployment))
+}
+
+/// Finds the model that the command line names, which must be of a kind that is served.
+fn find_known(args: &ServeArgs) -> Result<FoundModel, LoadFailure> {
+    let found = FoundModel::find(args)?;
+    let model_type = found.checkpoint.identity()?.model_type;
     if model_type != qwen3_omni::MODEL_TYPE {
-        return Err(LoadFailure::UnknownModelType { location: checkpoint.location(), model_type });
+        return Err(LoadFailure::UnknownModelType { location: found.checkpoint.location(), model_type });
     }
-    Ok(checkpoint)
+    Ok(found)
 }
 
 /// Loads what the command line asks for.
-pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
-    let mut notes = Notes::default();
-    let layers = read_layers(&args.deploy, &mut notes)?;
-    let checkpoint = open_checkpoint(args)?;
-    let location = checkpoint.location();
-    let deployment = Deployment::of(Some(&checkpoint), &layers, args.deploy.device, notes)?;
-    deployment.deploy.check_custom_stages(&[])?;
+pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel, LoadFailure> {
+    let (found, deployment) = read_deployment(args, registry)?;
     for note in deployment.notes.lines() {
         tracing::info!("{note}");
     }
+    let gpu = deployment.gpu()?;
+    let deploy = deployment.deploy;
+    let Some(found) = found else {
+        let location = args.deploy.deploy_config.as_ref().map(|file| file.display().to_string());
+        return Ok(LoadedModel {
+            pipeline: registry.place(&deploy, None, args.log_stats)?,
+            text: None,
+            default_name: deploy.pipeline,
+            location: location.unwrap_or_default(),
+            is_demo: false,
+            found: None,
+        });
+    };
+    let (models_pipeline, text) = load_model(args, &found, deploy.clone(), gpu)?;
+    Ok(LoadedModel {
+        pipeline: registry.place(&deploy, Some(models_pipeline), args.log_stats)?,
+        text: Some(text),
+        default_name: found.default_name(),
+        location: found.checkpoint.location(),
+        is_demo: found.checkpoint.is_demo(),
+        found: Some(found),
+    })
+}
+
+/// Loads a model, with the stages of its own.
+fn load_model(
+    args: &ServeArgs,
+    found: &FoundModel,
+    deploy: Deploy,
+    gpu: Option<Arc<CudaDevice>>,
+) -> Result<(Pipeline, ModelText), LoadFailure> {
+    let checkpoint = &found.checkpoint;
+    let location = checkpoint.location();
     let tokenizer = Tokenizer::from_files(&checkpoint.tokenizer_files()?)
         .map_err(|cause| LoadFailure::Tokenizer { location: location.clone(), cause })?;
     let tokenizer = Arc::new(tokenizer);
-    let template = ChatTemplate::from_checkpoint(&checkpoint)
+    let template = ChatTemplate::from_checkpoint(checkpoint)
         .map_err(|cause| LoadFailure::Template { location: location.clone(), cause })?;
-    let store = match args.load_format {
-        LoadFormat::Auto | LoadFormat::Safetensors => open_weights(&checkpoint)?,
-        LoadFormat::Dummy => WeightStore::dummy(args.seed),
-    };
+    let store = found.open_weights(args)?;
     let cpu = Cpu::new(args.cpu_threads.map(usize::from))?;
     let cpu_name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
-    let gpu = deployment.gpu()?;
-    let deploy = deployment.deploy;
     let dtype = deploy.dtype;
     let options = PipelineOptions { seed: args.seed, statistics: args.log_stats, deploy };
     let built = match gpu {
-        None => qwen3_omni::build(&checkpoint, &store, (&cpu, &cpu_name), &tokenizer, &options)?,
+        None => qwen3_omni::build(checkpoint, &store, (&cpu, &cpu_name), &tokenizer, &options)?,
         Some(gpu) => {
             let gpu_name = gpu.describe();
             let stored = if dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
@@ -154,27 +217,15 @@ pub(super) fn load(args: &ServeArgs) -> Result<LoadedModel, LoadFailure> {
             let thinker = ThinkerDevice {
                 device: StageDevice { backend: &cuda, name: &gpu_name },
                 cache_budget: &|| Ok((cuda.free_memory()? as f64 * GPU_CACHE_SHARE) as u64),
+                model: |weights, blocks, limits, sampler| {
+                    Ok(Box::new(DeviceSampling::new(weights, blocks, limits, sampler)?))
+                },
                 embedding: &embedding,
             };
             let speech = StageDevice { backend: &cpu, name: &cpu_name };
-            qwen3_omni::build_on(&checkpoint, &store, thinker, speech, &tokenizer, &options)?
+            qwen3_omni::build_on(checkpoint, &store, thinker, speech, &tokenizer, &options)?
         }
     };
-    Ok(LoadedModel {
-        pipeline: built.pipeline,
-        tokenizer,
-        template,
-        vocabulary_size: built.vocabulary_size,
-        max_model_len: built.max_model_len,
-        default_name: checkpoint.default_name(),
-        location,
-        is_demo: checkpoint.is_demo(),
-    })
-}
-
-fn open_weights(checkpoint: &Checkpoint) -> Result<WeightStore, LoadFailure> {
-    Ok(match (checkpoint.directory(), Checkpoint::demo_weights()) {
-        (Some(directory), _) => WeightStore::open(directory)?,
-        (None, weights) => WeightStore::embedded("model.safetensors", weights)?,
-    })
+    let BuiltPipeline { pipeline, vocabulary_size, max_model_len } = built;
+    Ok((pipeline, ModelText { tokenizer, template, vocabulary_size, max_model_len }))
 }

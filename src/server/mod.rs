@@ -1,30 +1,35 @@
 //! A server put together: checkpoint, pipeline, actors, HTTP.
 
+mod check;
 mod deployment;
 mod device;
 mod load;
+mod model;
+mod program;
 mod signals;
+mod started;
 mod state;
 mod text_frontend;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
 use thiserror::Error;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+pub use self::check::{AnswerReport, CheckError, CheckReport, StageReport, check};
 pub(crate) use self::device::open_gpu;
-use self::load::LoadedModel;
 pub use self::load::{LoadFailure, effective_deploy};
+pub use self::program::Server;
 use self::signals::EndSignals;
-use self::state::app_state;
-use crate::actors::runtime::{Runtime, RuntimeOptions};
+use self::started::StartedPipeline;
+use crate::actors::runtime::Runtime;
 use crate::cli::{ModalityArg, ServeArgs};
 use crate::http;
-use crate::metrics::{MetricsError, OmniPrefix};
+use crate::ids::StageId;
+use crate::metrics::MetricsError;
+use crate::stages::{Registry, StageError};
 
 /// How long a stage may take from the start of its thread to being ready.
 const STAGE_START_DEADLINE: Duration = Duration::from_secs(120);
@@ -42,10 +47,23 @@ pub enum ServerError {
     NotLoaded(std::io::Error),
     /// An option of the metrics cannot be used.
     #[error("--metrics-omni-prefix: {0}")]
+    Prefix(MetricsError),
+    /// The families of the metrics cannot be set up.
+    #[error(transparent)]
     Metrics(#[from] MetricsError),
     /// `--default-modalities` names a kind that the model does not make.
     #[error("--default-modalities: this model makes no {0:?} output")]
     DefaultModality(ModalityArg),
+    /// A stage cannot be built.
+    #[error("stage {stage} ({name}) cannot be built: {cause}")]
+    NotBuilt {
+        /// Which stage.
+        stage: StageId,
+        /// What it is called.
+        name: String,
+        /// Why.
+        cause: StageError,
+    },
     /// A stage did not come up.
     #[error("not every stage came up within {} s; the log says why", STAGE_START_DEADLINE.as_secs())]
     StagesDown,
@@ -70,39 +88,20 @@ pub struct RunningServer {
 }
 
 impl RunningServer {
-    /// Loads the model, starts its actors, waits until every stage is up, and listens. Must be called within an
-    /// actix system.
-    pub async fn start(args: &ServeArgs) -> Result<Self, ServerError> {
-        let started = Instant::now();
-        let model = load_on_a_thread(args).await?;
-        for kind in &args.default_modalities {
-            if !model.pipeline.modalities().contains(&state::modality(*kind)) {
-                return Err(ServerError::DefaultModality(*kind));
-            }
-        }
-        let mut names = args.served_model_name.clone();
-        if names.is_empty() {
-            names.push(model.default_name.clone());
-        }
-        let options = RuntimeOptions {
-            model_name: names.first().cloned().unwrap_or_default(),
-            omni_prefix: args.metrics_omni_prefix.parse::<OmniPrefix>()?,
-            log_stats: args.log_stats,
-            ..RuntimeOptions::default()
-        };
-        let pipeline = Arc::new(model.pipeline.clone());
-        let runtime = Runtime::start(pipeline.clone(), options)?;
-        if !runtime.wait_until_up(STAGE_START_DEADLINE).await {
-            return Err(ServerError::StagesDown);
-        }
+    /// Loads the model, places the custom stages of `registry`, starts the actors, waits until every stage is up, and
+    /// listens. Must be called within an actix system.
+    pub async fn start(args: &ServeArgs, registry: Registry) -> Result<Self, ServerError> {
+        let began = Instant::now();
+        let started = StartedPipeline::start(args, registry).await?;
         let listen = http::ServerOptions {
             host: args.host.clone(),
             port: args.port,
             workers: usize::from(args.api_server_count),
             shutdown_timeout: DRAIN_PATIENCE,
         };
-        let is_demo = model.is_demo;
-        let state = app_state(model, names.clone(), args, &runtime);
+        let (names, pipeline) = (started.names.join(", "), started.pipeline.clone());
+        let is_demo = started.model.is_demo;
+        let (state, runtime) = started.into_state(args);
         let (http, addresses) = http::start(state, &listen).map_err(ServerError::Listen)?;
         let address = addresses.first().copied().ok_or_else(no_address)?;
         for (stage, spec) in pipeline.stages.iter().enumerate() {
@@ -113,8 +112,7 @@ impl RunningServer {
             tracing::info!("this is {}", state::DEMO_NOTICE);
         }
         let statistics = if args.log_stats { "on" } else { "off (--log-stats turns them on)" };
-        let names = names.join(", ");
-        let took = started.elapsed().as_millis();
+        let took = began.elapsed().as_millis();
         tracing::info!("serving {names} ({}); statistics {statistics}", pipeline.name);
         tracing::info!("listening on http://{address} after {took} ms");
         Ok(Self { address, runtime, handle: http.handle(), http: actix_rt::spawn(http) })
@@ -150,12 +148,12 @@ impl RunningServer {
 }
 
 /// Serves on the calling thread until a signal comes.
-pub fn run(args: &ServeArgs) -> Result<(), ServerError> {
+pub fn run(args: &ServeArgs, registry: Registry) -> Result<(), ServerError> {
     let system = actix_rt::System::new();
     system.block_on(async {
         let mut signals = EndSignals::listen().map_err(ServerError::Http)?;
         let server = tokio::select! {
-            server = RunningServer::start(args) => server?,
+            server = RunningServer::start(args, registry) => server?,
             signal = signals.next() => {
                 tracing::info!("{signal}: ended before the server was up");
                 return Ok(());
@@ -163,18 +161,6 @@ pub fn run(args: &ServeArgs) -> Result<(), ServerError> {
         };
         server.run_until_signal(&mut signals).await
     })
-}
-
-/// Loads the model on a thread of its own, so that signals are heard meanwhile: a large model takes its time.
-async fn load_on_a_thread(args: &ServeArgs) -> Result<LoadedModel, ServerError> {
-    let (sender, loaded) = oneshot::channel();
-    let args = args.clone();
-    let load = move || {
-        // Nobody waits for the model when a signal came first.
-        let _ = sender.send(load::load(&args));
-    };
-    std::thread::Builder::new().name("load".into()).spawn(load).map_err(ServerError::NotLoaded)?;
-    Ok(loaded.await.map_err(|_| ServerError::NotLoaded(std::io::Error::other("its thread ended")))??)
 }
 
 fn http_ended(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<(), ServerError> {

@@ -7,15 +7,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix::Addr;
 
-use super::load::LoadedModel;
+use super::load::{LoadedModel, ModelText};
 use super::text_frontend::CheckpointText;
 use crate::actors::messages::Scrape;
 use crate::actors::metrics::MetricsActor;
 use crate::actors::runtime::Runtime;
 use crate::cli::{ModalityArg, ServeArgs};
 use crate::http::{
-    ApiKeys, AppState, Limits, MetricsPage, MetricsText, OrchestratorPort, PipelineShape, ScrapeError,
-    ServedModel, StageShape,
+    ApiKeys, AppState, Limits, MetricsPage, MetricsText, OrchestratorPort, PipelineShape, PlainText,
+    ScrapeError, ServedModel, StageShape, TextFrontend,
 };
 use crate::metrics::TEXT_CONTENT_TYPE;
 use crate::stages::Modality;
@@ -49,12 +49,16 @@ pub(super) fn app_state(
             names,
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             root: model.location.clone(),
-            max_model_len: u32::try_from(model.max_model_len).unwrap_or(u32::MAX),
+            max_model_len: model
+                .text
+                .as_ref()
+                .map(|text| u32::try_from(text.max_model_len).unwrap_or(u32::MAX)),
             notice: model.is_demo.then(|| DEMO_NOTICE.to_owned()),
         },
         pipeline: PipelineShape {
             stages: model.pipeline.stages.iter().map(stage).collect(),
             modalities: model.pipeline.modalities(),
+            text_has_tokens: model.pipeline.text_has_tokens(),
             default_modalities: args.default_modalities.iter().map(|kind| modality(*kind)).collect(),
             voices: model.pipeline.voices.clone(),
         },
@@ -63,13 +67,19 @@ pub(super) fn app_state(
         limits: Limits::default(),
         api_keys: ApiKeys::new(args.api_key.clone()),
         audio_delta: args.audio_delta.into(),
-        text: Arc::new(CheckpointText {
-            max_bytes: model.max_model_len * model.tokenizer.longest_token() * NORMALIZATION_SLACK,
-            tokenizer: model.tokenizer,
-            template: model.template,
-            vocabulary_size: u32::try_from(model.vocabulary_size).unwrap_or(u32::MAX),
-        }),
+        text: model.text.map_or_else(|| Arc::new(PlainText) as Arc<dyn TextFrontend>, frontend),
     }
+}
+
+/// Tokenizer and chat template of a model, for the routes.
+fn frontend(text: ModelText) -> Arc<dyn TextFrontend> {
+    let ModelText { tokenizer, template, vocabulary_size, max_model_len } = text;
+    Arc::new(CheckpointText {
+        max_bytes: max_model_len * tokenizer.longest_token() * NORMALIZATION_SLACK,
+        tokenizer,
+        template,
+        vocabulary_size: u32::try_from(vocabulary_size).unwrap_or(u32::MAX),
+    })
 }
 
 pub(super) fn modality(kind: ModalityArg) -> Modality {

@@ -177,7 +177,7 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
             other => {
                 return Err(StageError::Protocol(format!(
                     "a vocoder takes frames of {quantizers} codes, not {}",
-                    other.kind()
+                    other.kind_name()
                 )));
             }
         }

@@ -6,9 +6,9 @@ use crate::engine::FinishReason;
 use crate::ids::RequestId;
 use crate::stages::{
     Output, Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput, StageRequest,
-    Ticket,
+    TextDelta, Ticket,
 };
-use crate::transport::{Chunk, Payload};
+use crate::transport::{AudioPacket, Chunk, Payload};
 
 /// Inputs that wait before the stage takes no more chunks.
 const MAX_INPUTS: usize = 1024;
@@ -20,23 +20,37 @@ pub enum Item<'a> {
     Prompt(&'a Prompt),
     /// A chunk from the stage before.
     Payload(Payload),
+    /// All chunks were there. Only functions [`per_request`](FunctionStage::per_request) are told.
+    End,
 }
 
 /// What the function gives back, any number of them per call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Emission {
-    /// Output for the client.
+    /// Output of the kind that the stage makes.
     Client(Output),
     /// Data for the next stage.
     Next(Payload),
 }
 
+/// What a call of the function comes to.
+pub type Emissions = Result<Vec<Emission>, StageError>;
+
 /// A stage that calls a function once for the prompt, or once for each chunk, on the worker's thread.
 ///
 /// A request is finished when the function has seen its last input. An error of the function fails the request.
-pub struct FunctionStage<F> {
-    function: F,
-    requests: HashMap<RequestId, StageRequest>,
+///
+/// ```
+/// use omni_actors::{Emission, FunctionStage, Item, StageRequest};
+///
+/// let shout = FunctionStage::new(|_: &StageRequest, item: Item<'_>| match item {
+///     Item::Prompt(prompt) => Ok(vec![Emission::text(prompt.text.to_uppercase())]),
+///     other => Err(other.unexpected("the prompt")),
+/// });
+/// ```
+pub struct FunctionStage<R: Respond> {
+    respond: R,
+    requests: HashMap<RequestId, (StageRequest, R::State)>,
     /// Inputs that wait, in order of arrival.
     inputs: VecDeque<Input>,
     /// Outputs of the step that was launched.
@@ -52,36 +66,99 @@ struct Input {
     last: bool,
 }
 
-impl<F> FunctionStage<F>
-where
-    F: FnMut(&StageRequest, Item<'_>) -> Result<Vec<Emission>, StageError> + Send,
-{
-    /// A stage that calls `function`.
-    pub fn new(function: F) -> Self {
-        Self { function, requests: HashMap::new(), inputs: VecDeque::new(), outputs: Vec::new(), steps: 0 }
+/// What answers the inputs of requests: a function, or one that makes a function for each request.
+pub trait Respond: Send {
+    /// What is kept of a request between its inputs.
+    type State: Send;
+
+    /// A request came.
+    fn begin(&mut self, request: &StageRequest) -> Result<Self::State, StageError>;
+
+    /// An input of a request came.
+    fn respond(&mut self, state: &mut Self::State, request: &StageRequest, item: Item<'_>) -> Emissions;
+}
+
+impl<F: FnMut(&StageRequest, Item<'_>) -> Emissions + Send> Respond for F {
+    type State = ();
+
+    fn begin(&mut self, _: &StageRequest) -> Result<(), StageError> {
+        Ok(())
     }
 
-    fn call(&mut self, input: Input) -> Result<Vec<Emission>, StageError> {
-        let Some(request) = self.requests.get(&input.request) else { return Ok(Vec::new()) };
-        match (input.payload, &request.input) {
-            (Some(Payload::End), _) => Ok(Vec::new()),
-            (Some(payload), _) => (self.function)(request, Item::Payload(payload)),
-            (None, StageInput::Prompt(prompt) | StageInput::Upstream(prompt)) => {
-                (self.function)(request, Item::Prompt(prompt))
-            }
+    fn respond(&mut self, (): &mut (), request: &StageRequest, item: Item<'_>) -> Emissions {
+        match item {
+            Item::End => Ok(Vec::new()),
+            item => self(request, item),
         }
     }
 }
 
-impl<F> Stage for FunctionStage<F>
+/// Makes a function for each request, which may keep what it likes from one input to the next.
+pub struct PerRequest<M>(M);
+
+impl<M, F> Respond for PerRequest<M>
 where
-    F: FnMut(&StageRequest, Item<'_>) -> Result<Vec<Emission>, StageError> + Send,
+    M: FnMut(&StageRequest) -> Result<F, StageError> + Send,
+    F: FnMut(Item<'_>) -> Emissions + Send,
 {
+    type State = F;
+
+    fn begin(&mut self, request: &StageRequest) -> Result<F, StageError> {
+        (self.0)(request)
+    }
+
+    fn respond(&mut self, function: &mut F, _: &StageRequest, item: Item<'_>) -> Emissions {
+        function(item)
+    }
+}
+
+impl<F: FnMut(&StageRequest, Item<'_>) -> Emissions + Send> FunctionStage<F> {
+    /// A stage that calls `function` for every request.
+    pub fn new(function: F) -> Self {
+        Self::with(function)
+    }
+}
+
+impl<M, F> FunctionStage<PerRequest<M>>
+where
+    M: FnMut(&StageRequest) -> Result<F, StageError> + Send,
+    F: FnMut(Item<'_>) -> Emissions + Send,
+{
+    /// A stage that calls `make` for every request and the function that it gets for the inputs of that request. It is
+    /// dropped with the request. An error of `make` fails the request.
+    pub fn per_request(make: M) -> Self {
+        Self::with(PerRequest(make))
+    }
+}
+
+impl<R: Respond> FunctionStage<R> {
+    fn with(respond: R) -> Self {
+        Self { respond, requests: HashMap::new(), inputs: VecDeque::new(), outputs: Vec::new(), steps: 0 }
+    }
+
+    fn call(&mut self, input: Input) -> Emissions {
+        let Some((request, state)) = self.requests.get_mut(&input.request) else { return Ok(Vec::new()) };
+        let mut emissions = match (input.payload, &request.input) {
+            (Some(Payload::End), _) => Vec::new(),
+            (Some(payload), _) => self.respond.respond(state, request, Item::Payload(payload))?,
+            (None, StageInput::Prompt(prompt) | StageInput::Upstream(prompt)) => {
+                self.respond.respond(state, request, Item::Prompt(prompt))?
+            }
+        };
+        if input.last && matches!(request.input, StageInput::Upstream(_)) {
+            emissions.extend(self.respond.respond(state, request, Item::End)?);
+        }
+        Ok(emissions)
+    }
+}
+
+impl<R: Respond> Stage for FunctionStage<R> {
     fn add(&mut self, request: StageRequest) -> Result<(), StageError> {
+        let state = self.respond.begin(&request)?;
         if matches!(request.input, StageInput::Prompt(_)) {
             self.inputs.push_back(Input { request: request.id, payload: None, first: true, last: true });
         }
-        self.requests.insert(request.id, request);
+        self.requests.insert(request.id, (request, state));
         Ok(())
     }
 
@@ -138,5 +215,67 @@ where
     fn poll(&mut self, _: Ticket, _: bool, outputs: &mut Vec<StageOutput>) -> Result<Poll, StageError> {
         outputs.append(&mut self.outputs);
         Ok(Poll::Complete)
+    }
+}
+
+impl Item<'_> {
+    /// The error for an input that is not what the function takes, such as `"audio"`.
+    pub fn unexpected(&self, expected: &str) -> StageError {
+        let found = match self {
+            Self::Prompt(_) => "the prompt",
+            Self::Payload(payload) => payload.kind_name(),
+            Self::End => "the end",
+        };
+        StageError::Protocol(format!("it takes {expected}, not {found}"))
+    }
+}
+
+impl Emission {
+    /// Text as output.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Client(Output::Text(TextDelta { text: text.into(), ..TextDelta::default() }))
+    }
+
+    /// Sound as output.
+    pub fn audio(packet: AudioPacket) -> Self {
+        Self::Client(Output::Audio(packet))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stages::StageTrial;
+
+    #[test]
+    fn a_function_per_request_keeps_its_own_state_and_hears_of_the_end() {
+        let stage = FunctionStage::per_request(|_: &StageRequest| {
+            let mut texts = 0;
+            Ok(move |item: Item<'_>| match item {
+                Item::Payload(Payload::Text(_)) => {
+                    texts += 1;
+                    Ok(Vec::new())
+                }
+                Item::End => Ok(vec![Emission::text(texts.to_string())]),
+                other => Err(other.unexpected("text")),
+            })
+        });
+        let mut trial = StageTrial::new(Box::new(stage));
+        for texts in [3, 1, 0] {
+            let events = trial.chunks(vec![Payload::Text("a".into()); texts]).unwrap();
+            let delta = TextDelta { text: texts.to_string(), ..TextDelta::default() };
+            let due = [
+                StageEvent::Started,
+                StageEvent::Client(Output::Text(delta)),
+                StageEvent::Finished(FinishReason::Stop),
+            ];
+            assert_eq!(events, due);
+        }
+    }
+
+    #[test]
+    fn an_input_of_the_wrong_kind_is_named() {
+        let error = Item::Payload(Payload::Tokens(vec![1])).unexpected("audio");
+        assert_eq!(error, StageError::Protocol("it takes audio, not tokens".into()));
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod cache_memory;
 pub mod code2wav;
+pub mod custom;
 mod engine_statistics;
 pub mod error;
 pub mod function;
@@ -14,15 +15,20 @@ pub mod pipeline;
 pub mod qwen3_omni;
 pub mod request;
 pub mod sampling_defaults;
+pub mod size;
 pub mod stage;
 pub mod talker;
+pub mod trial;
 
+pub use custom::{CustomStage, NoSettings, PlacementError, Registry, RegistryError, StageContext};
 pub use error::StageError;
-pub use function::{Emission, FunctionStage, Item};
+pub use function::{Emission, Emissions, FunctionStage, Item};
 pub use output::{
     AudioPacket, ChoiceFinish, Output, StageEvent, StageOutput, StopReason, TextDelta, TokenLogprob,
     TokenLogprobs,
 };
-pub use pipeline::{Pipeline, StageSpec};
-pub use request::{Cancellation, Modality, Prompt, StageInput, StageRequest};
+pub use pipeline::{Pipeline, StageSpec, WiringError};
+pub use request::{Cancellation, Message, Modality, Prompt, StageInput, StageRequest};
+pub use size::StageSize;
 pub use stage::{Poll, Readiness, Stage, StageFactory, Ticket};
+pub use trial::StageTrial;

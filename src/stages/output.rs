@@ -5,6 +5,8 @@ use crate::ids::RequestId;
 use crate::stages::StageError;
 use crate::transport::Payload;
 
+pub use crate::transport::AudioPacket;
+
 /// Something that happened to one request in a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageOutput {
@@ -19,7 +21,8 @@ pub struct StageOutput {
 pub enum StageEvent {
     /// It left the waiting queue; reported once.
     Started,
-    /// Output for the client.
+    /// Output of the kind that the stage makes. It goes to the client; or, if the next stage of the pipeline takes that
+    /// kind of data, there, as a chunk.
     Client(Output),
     /// Data for the next stage. The worker numbers the chunks.
     Next(Payload),
@@ -93,13 +96,13 @@ pub struct TokenLogprob {
     pub logprob: f32,
 }
 
-/// A piece of sound.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AudioPacket {
-    /// Samples in [-1, 1], channels interleaved.
-    pub samples: Vec<f32>,
-    /// Samples per second and channel.
-    pub sample_rate: u32,
-    /// Number of channels.
-    pub channels: u16,
+impl Output {
+    /// The same as data for the next stage; `None` if there is nothing to hand on, as in text of no characters. Of text
+    /// the characters alone go on: tokens, log probabilities and how a choice ended do not.
+    pub fn into_payload(self) -> Option<Payload> {
+        match self {
+            Self::Text(delta) => (!delta.text.is_empty()).then_some(Payload::Text(delta.text)),
+            Self::Audio(packet) => (!packet.samples.is_empty()).then_some(Payload::Audio(packet)),
+        }
+    }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::SamplingParams;
 use crate::ids::RequestId;
+use crate::transport::PayloadKind;
 
 /// A kind of output that a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -19,6 +20,17 @@ pub enum Modality {
     Audio,
     /// Pictures.
     Image,
+}
+
+impl Modality {
+    /// The kind of chunk that such output becomes for a stage that takes it further, if it can become one.
+    pub fn payload_kind(self) -> Option<PayloadKind> {
+        match self {
+            Self::Text => Some(PayloadKind::Text),
+            Self::Audio => Some(PayloadKind::Audio),
+            Self::Image => None,
+        }
+    }
 }
 
 /// The part of a request that concerns one stage.
@@ -38,10 +50,28 @@ pub struct StageRequest {
     pub arrived: Instant,
     /// Whether this stage's own output goes to the client.
     pub to_client: bool,
-    /// Whether a later stage of this request waits for this stage's output.
+    /// Whether a later stage of this request waits for chunks that this stage makes for it, beside its output.
     pub to_next: bool,
     /// Raised when the request is aborted; the worker removes it before the next step.
     pub cancelled: Cancellation,
+}
+
+impl StageRequest {
+    /// A request of one choice that asks for nothing in particular and arrives now. Servers make their own; this is for
+    /// tests of stages.
+    pub fn new(id: RequestId, input: StageInput) -> Self {
+        Self {
+            id,
+            input,
+            sampling: SamplingParams::default(),
+            choices: 1,
+            priority: 0,
+            arrived: Instant::now(),
+            to_client: true,
+            to_next: true,
+            cancelled: Cancellation::default(),
+        }
+    }
 }
 
 /// Where a stage's input comes from.
@@ -58,10 +88,22 @@ pub enum StageInput {
 pub struct Prompt {
     /// Token ids after the chat template; empty for pipelines without a tokenizer.
     pub token_ids: Vec<u32>,
-    /// The text that was tokenised, if there was one.
+    /// The text that was tokenised, if there was one. Without a chat template, the texts of the messages, a line each.
     pub text: String,
+    /// The conversation message by message, for pipelines without a chat template, whose first stage makes of it what
+    /// it wants; else empty.
+    pub messages: Vec<Message>,
     /// The voice to speak with, one of those that the pipeline knows; without one it takes its first.
     pub voice: Option<String>,
+}
+
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// What is said.
+    pub text: String,
 }
 
 /// A flag that is raised once, when the request is aborted.

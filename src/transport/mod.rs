@@ -7,5 +7,5 @@ pub mod payload;
 pub mod wire;
 
 pub use edge::{Arrival, Connector, EdgeError, EdgeReceiver, EdgeSender, Parcel};
-pub use payload::{Chunk, HostData, HostTensor, Payload};
+pub use payload::{AudioPacket, Chunk, HostData, HostTensor, Payload, PayloadKind};
 pub use wire::WireError;

@@ -1,5 +1,7 @@
 //! What travels over an edge.
 
+use std::fmt;
+
 use half::bf16;
 
 use crate::ids::RequestId;
@@ -33,17 +35,40 @@ pub enum Payload {
         /// `[frames, groups]`.
         codes: Vec<u32>,
     },
-    /// Mono or interleaved samples in [-1, 1].
-    Audio {
-        /// Samples, channels interleaved.
-        samples: Vec<f32>,
-        /// Samples per second and channel.
-        sample_rate: u32,
-        /// Number of channels.
-        channels: u16,
-    },
+    /// Sound.
+    Audio(AudioPacket),
     /// Named tensors, for stages whose data has no kind of its own.
     Tensors(Vec<(String, HostTensor)>),
+    /// Bytes that the stages on both sides understand.
+    Bytes(Vec<u8>),
+}
+
+/// The kinds of data by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PayloadKind {
+    /// [`Payload::Text`]
+    Text,
+    /// [`Payload::Tokens`]
+    Tokens,
+    /// [`Payload::Codes`]
+    Codes,
+    /// [`Payload::Audio`]
+    Audio,
+    /// [`Payload::Tensors`]
+    Tensors,
+    /// [`Payload::Bytes`]
+    Bytes,
+}
+
+/// A piece of sound.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AudioPacket {
+    /// Samples in [-1, 1], channels interleaved.
+    pub samples: Vec<f32>,
+    /// Samples per second and channel.
+    pub sample_rate: u32,
+    /// Number of channels.
+    pub channels: u16,
 }
 
 /// A tensor in host memory, row-major.
@@ -66,17 +91,43 @@ pub enum HostData {
     U32(Vec<u32>),
 }
 
-impl Payload {
-    /// The kind of data, for messages.
-    pub fn kind(&self) -> &'static str {
+impl PayloadKind {
+    /// The word for it in messages.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::End => "nothing",
-            Self::Text(_) => "text",
-            Self::Tokens(_) => "tokens",
-            Self::Codes { .. } => "codes",
-            Self::Audio { .. } => "audio",
-            Self::Tensors(_) => "tensors",
+            Self::Text => "text",
+            Self::Tokens => "tokens",
+            Self::Codes => "codes",
+            Self::Audio => "audio",
+            Self::Tensors => "tensors",
+            Self::Bytes => "bytes",
         }
+    }
+}
+
+impl fmt::Display for PayloadKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Payload {
+    /// The kind of data; `None` where there is none.
+    pub fn kind(&self) -> Option<PayloadKind> {
+        Some(match self {
+            Self::End => return None,
+            Self::Text(_) => PayloadKind::Text,
+            Self::Tokens(_) => PayloadKind::Tokens,
+            Self::Codes { .. } => PayloadKind::Codes,
+            Self::Audio(_) => PayloadKind::Audio,
+            Self::Tensors(_) => PayloadKind::Tensors,
+            Self::Bytes(_) => PayloadKind::Bytes,
+        })
+    }
+
+    /// The word for the kind of data in messages.
+    pub fn kind_name(&self) -> &'static str {
+        self.kind().map_or("nothing", PayloadKind::as_str)
     }
 
     /// Bytes of content, without framing.
@@ -86,8 +137,9 @@ impl Payload {
             Self::Text(text) => text.len(),
             Self::Tokens(ids) => size_of_val(ids.as_slice()),
             Self::Codes { codes, .. } => size_of_val(codes.as_slice()),
-            Self::Audio { samples, .. } => size_of_val(samples.as_slice()),
+            Self::Audio(packet) => size_of_val(packet.samples.as_slice()),
             Self::Tensors(tensors) => tensors.iter().map(|(_, tensor)| tensor.data.bytes().len()).sum(),
+            Self::Bytes(bytes) => bytes.len(),
         }
     }
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::ids::RequestId;
 use crate::transport::payload::HostData;
-use crate::transport::{Chunk, HostTensor, Payload};
+use crate::transport::{AudioPacket, Chunk, HostTensor, Payload};
 
 /// Begins every message; reads differently on a machine of another byte order.
 const MAGIC: u32 = 0x6f6d_6e31;
@@ -61,6 +61,7 @@ enum Kind {
     Codes { groups: u32, codes: u64 },
     Audio { samples: u64, sample_rate: u32, channels: u16 },
     Tensors(Vec<TensorHeader>),
+    Bytes { bytes: u64 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -95,7 +96,8 @@ pub fn encode(chunk: &Chunk) -> Result<Vec<u8>, WireError> {
         Payload::Tokens(values) | Payload::Codes { codes: values, .. } => {
             bytes.extend_from_slice(bytemuck::cast_slice(values));
         }
-        Payload::Audio { samples, .. } => bytes.extend_from_slice(bytemuck::cast_slice(samples)),
+        Payload::Audio(packet) => bytes.extend_from_slice(bytemuck::cast_slice(&packet.samples)),
+        Payload::Bytes(content) => bytes.extend_from_slice(content),
         Payload::Tensors(tensors) => {
             for (_, tensor) in tensors {
                 bytes.extend_from_slice(tensor.data.bytes());
@@ -122,8 +124,9 @@ pub fn decode(bytes: &[u8]) -> Result<Chunk, WireError> {
         Kind::Tokens { ids } => Payload::Tokens(content.take(ids)?),
         Kind::Codes { groups, codes } => Payload::Codes { groups, codes: content.take(codes)? },
         Kind::Audio { samples, sample_rate, channels } => {
-            Payload::Audio { samples: content.take(samples)?, sample_rate, channels }
+            Payload::Audio(AudioPacket { samples: content.take(samples)?, sample_rate, channels })
         }
+        Kind::Bytes { bytes } => Payload::Bytes(content.take(bytes)?),
         Kind::Tensors(headers) => {
             let tensors = headers.into_iter().map(|header| content.take_tensor(header));
             Payload::Tensors(tensors.collect::<Result<_, _>>()?)
@@ -140,9 +143,10 @@ impl Kind {
             Payload::Text(text) => Self::Text { bytes: text.len() as u64 },
             Payload::Tokens(ids) => Self::Tokens { ids: ids.len() as u64 },
             Payload::Codes { groups, codes } => Self::Codes { groups: *groups, codes: codes.len() as u64 },
-            Payload::Audio { samples, sample_rate, channels } => {
+            Payload::Audio(AudioPacket { samples, sample_rate, channels }) => {
                 Self::Audio { samples: samples.len() as u64, sample_rate: *sample_rate, channels: *channels }
             }
+            Payload::Bytes(bytes) => Self::Bytes { bytes: bytes.len() as u64 },
             Payload::Tensors(tensors) => {
                 let header = |(name, tensor): &(String, HostTensor)| TensorHeader {
                     name: name.clone(),
@@ -223,9 +227,14 @@ mod tests {
             (any::<u32>(), prop::collection::vec(any::<u32>(), 0..99))
                 .prop_map(|(groups, codes)| Payload::Codes { groups, codes }),
             (prop::collection::vec(-1.0_f32..1.0, 0..99), any::<u32>(), any::<u16>()).prop_map(
-                |(samples, sample_rate, channels)| Payload::Audio { samples, sample_rate, channels }
+                |(samples, sample_rate, channels)| Payload::Audio(AudioPacket {
+                    samples,
+                    sample_rate,
+                    channels
+                })
             ),
             prop::collection::vec(("[a-z]{0,9}", tensor), 0..4).prop_map(Payload::Tensors),
+            prop::collection::vec(any::<u8>(), 0..99).prop_map(Payload::Bytes),
         ]
     }
 

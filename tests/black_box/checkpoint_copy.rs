@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
 use tempfile::TempDir;
 
 /// The file of its weights.
@@ -80,10 +81,31 @@ impl CheckpointCopy {
         });
         let mut tensors = stored.collect();
         change(&mut tensors);
+        self.write_tensors(WEIGHTS, &tensors);
+    }
+
+    /// Writes the weights anew, as two shards with an index, and gives the names of the shards.
+    pub(crate) fn split_weights(&self) -> [&'static str; 2] {
+        const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+        let mut weight_map = BTreeMap::new();
+        self.change_weights(|tensors| {
+            let middle = tensors.keys().nth(tensors.len() / 2).expect("tensors").clone();
+            let second = tensors.split_off(&middle);
+            for (shard, tensors) in SHARDS.into_iter().zip([&*tensors, &second]) {
+                weight_map.extend(tensors.keys().map(|name| (name.clone(), shard)));
+                self.write_tensors(shard, tensors);
+            }
+        });
+        fs::remove_file(self.file(WEIGHTS)).expect("the file is there");
+        self.write("model.safetensors.index.json", json!({"weight_map": weight_map}).to_string());
+        SHARDS
+    }
+
+    fn write_tensors(&self, file: &str, tensors: &BTreeMap<String, StoredTensor>) {
         let views = tensors.iter().map(|(name, tensor)| {
             let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes);
             (name, view.expect("as many bytes as the shape says"))
         });
-        self.write(WEIGHTS, safetensors::serialize(views, None).expect("weights can be written"));
+        self.write(file, safetensors::serialize(views, None).expect("weights can be written"));
     }
 }

@@ -24,16 +24,16 @@ const WRONG: &str = "tests/deploy/wrong";
 const REFUSALS: &str = "tests/deploy/wrong/refusals.txt";
 
 /// A deploy file for one test.
-struct DeployFile(tempfile::NamedTempFile);
+pub(crate) struct DeployFile(tempfile::NamedTempFile);
 
 impl DeployFile {
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let file = tempfile::NamedTempFile::new().expect("a file");
         fs::write(file.path(), text).expect("the file can be written");
         Self(file)
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.path().to_str().expect("a path in UTF-8")
     }
 }

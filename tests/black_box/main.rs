@@ -4,16 +4,20 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says so when it fails")]
 
+mod check;
 mod checkpoint_copy;
 mod client;
 mod client_requests;
+mod custom_stages;
 mod demo;
 mod deploy;
 mod disconnects;
 #[path = "../compare/sets.rs"]
 mod golden_sets;
 mod goldens_over_http;
+mod hub;
 mod metrics_page;
+mod models_by_name;
 mod page;
 mod selftest;
 mod server;

@@ -142,6 +142,24 @@ fn promtool(page: &Page) -> Option<Vec<String>> {
     Some(String::from_utf8_lossy(&said).lines().map(str::to_owned).collect())
 }
 
+/// Has promtool check a page, if it is installed.
+pub(crate) fn assert_nothing_but_what_is_forced(page: &Page) {
+    let Some(findings) = promtool(page) else {
+        let _ =
+            writeln!(std::io::stdout().lock(), "promtool is not installed: the page was not checked with it");
+        return;
+    };
+    // Every name of our own has a colon, so that silence would mean that promtool did not read the page.
+    assert!(!findings.is_empty());
+    for finding in findings {
+        let (name, said) = finding.split_once(' ').unwrap_or_else(|| panic!("{finding}"));
+        let forced = (name.starts_with(ENGINE_PREFIX) && said == COLON)
+            || (name.ends_with("_s") && said == ABBREVIATED)
+            || finding == TOTAL;
+        assert!(forced, "{finding}");
+    }
+}
+
 #[test]
 fn promtool_finds_nothing_but_what_the_names_force() {
     for arguments in [&[] as &[&str], &["--log-stats"]] {
@@ -149,21 +167,6 @@ fn promtool_finds_nothing_but_what_the_names_force() {
         let body = json!({"messages": [{"role": "user", "content": "hello"}]});
         assert_eq!(client::post(server.address, CHAT, &body).status, 200);
         let page = Page::of(server.address);
-        let Some(findings) = promtool(&page) else {
-            let _ = writeln!(
-                std::io::stdout().lock(),
-                "promtool is not installed: the page was not checked with it"
-            );
-            return;
-        };
-        // Every name has a colon, so that silence would mean that promtool did not read the page.
-        assert!(!findings.is_empty());
-        for finding in findings {
-            let (name, said) = finding.split_once(' ').unwrap_or_else(|| panic!("{finding}"));
-            let forced = (name.starts_with(ENGINE_PREFIX) && said == COLON)
-                || (name.ends_with("_s") && said == ABBREVIATED)
-                || finding == TOTAL;
-            assert!(forced, "{finding}");
-        }
+        assert_nothing_but_what_is_forced(&page);
     }
 }

@@ -1,16 +1,19 @@
 //! Servers to be tested: the program as a process of its own, and the same server within this process.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use omni_actors::Registry;
 use omni_actors::actors::messages::Held;
 use omni_actors::actors::runtime::Runtime;
-use omni_actors::cli::{Cli, Command as Subcommand};
+use omni_actors::cli::{Cli, Command as Subcommand, ServeArgs};
 use omni_actors::server::RunningServer;
 use tokio::sync::oneshot;
 
@@ -19,16 +22,46 @@ const READY: &str = "listening on http://";
 /// A server that has not started, or not ended, after this long has failed the test.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// `omni-actors serve …` that has not said where it listens.
-fn spawn(arguments: &[&str], environment: &[(&str, &str)]) -> (Child, BufReader<ChildStderr>) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_omni-actors"));
-    command.arg("serve").args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
-    for variable in ["RUST_LOG", "OMNI_API_KEY", "OMNI_CPU_ISA"] {
+/// The program.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_omni-actors");
+
+/// A program of `examples/`. Cargo builds them for `cargo test`, but not if tests are chosen by their target.
+pub(crate) fn example(name: &str) -> PathBuf {
+    static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
+        let test = std::env::current_exe().expect("the path of the test");
+        let profile = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--examples", "--quiet", "--offline", "--target-dir"]);
+        cargo.arg(profile.parent().expect("a target directory"));
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("cargo can be run").success(), "the examples are built");
+        profile.join("examples")
+    });
+    DIRECTORY.join(name)
+}
+
+/// A program that has not said where it listens.
+fn spawn_program(
+    program: impl AsRef<OsStr>,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> (Child, BufReader<ChildStderr>) {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
+    let tuned = ["RUST_LOG", "OMNI_API_KEY", "OMNI_CPU_ISA", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"];
+    for variable in tuned {
         command.env_remove(variable);
     }
     let mut child = command.envs(environment.iter().copied()).spawn().expect("the program can be run");
     let stderr = child.stderr.take().expect("standard error is a pipe");
     (child, BufReader::new(stderr))
+}
+
+/// `omni-actors serve …` that has not said where it listens.
+fn spawn(arguments: &[&str], environment: &[(&str, &str)]) -> (Child, BufReader<ChildStderr>) {
+    spawn_program(PROGRAM, &[&["serve"], arguments].concat(), environment)
 }
 
 /// Waits until a process ends; kills it if it does not.
@@ -45,10 +78,44 @@ fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
     None
 }
 
+fn send_signal(process: &Child, name: &str) {
+    let kill = format!("kill -s {name} {}", process.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+}
+
+/// Runs `omni-actors serve …`, sends it a signal when `ready` says so, and gives its exit status. It must not listen
+/// before, and must end soon after.
+pub(crate) fn serve_until(
+    ready: impl Fn() -> bool,
+    signal: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> ExitStatus {
+    let (mut child, stderr) = spawn(&[&["--port", "0"], arguments].concat(), environment);
+    let lines = thread::spawn(move || stderr.lines().map_while(Result::ok).collect());
+    let until = Instant::now() + PATIENCE;
+    while !ready() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(5));
+    }
+    send_signal(&child, signal);
+    let status = wait(&mut child, Duration::from_secs(5));
+    let lines: Vec<String> = lines.join().expect("the lines are read");
+    assert!(Instant::now() < until && !lines.concat().contains(READY), "{lines:#?}");
+    status.unwrap_or_else(|| panic!("the server goes on: {lines:#?}"))
+}
+
 /// Runs `omni-actors serve …`, which must end by itself with a failure. Returns its exit status and the lines that it
 /// wrote to standard error.
 pub(crate) fn serve_in_vain(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, Vec<String>) {
-    let (mut child, stderr) = spawn(arguments, environment);
+    run_in_vain(spawn(arguments, environment))
+}
+
+/// The same with a program of `examples/` and all of its arguments.
+pub(crate) fn example_in_vain(name: &str, arguments: &[&str]) -> (Option<i32>, Vec<String>) {
+    run_in_vain(spawn_program(example(name), arguments, &[]))
+}
+
+fn run_in_vain((mut child, stderr): (Child, BufReader<ChildStderr>)) -> (Option<i32>, Vec<String>) {
     let lines = thread::spawn(move || stderr.lines().map_while(Result::ok).collect());
     let status = wait(&mut child, PATIENCE);
     let lines: Vec<String> = lines.join().expect("the lines are read");
@@ -69,7 +136,21 @@ pub(crate) struct ServerProcess {
 impl ServerProcess {
     /// Starts `omni-actors serve --port 0 …` and waits until it listens.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let (child, mut stderr) = spawn(&[&["--port", "0"], arguments].concat(), &[]);
+        Self::start_in(arguments, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub(crate) fn start_in(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::listening(spawn(&[&["--port", "0"], arguments].concat(), environment))
+    }
+
+    /// Starts `EXAMPLE serve --port 0 …`.
+    pub(crate) fn start_example(name: &str, arguments: &[&str]) -> Self {
+        let arguments = [&["serve", "--port", "0"], arguments].concat();
+        Self::listening(spawn_program(example(name), &arguments, &[]))
+    }
+
+    fn listening((child, mut stderr): (Child, BufReader<ChildStderr>)) -> Self {
         let mut startup_log = Vec::new();
         let address = loop {
             let mut line = String::new();
@@ -89,8 +170,7 @@ impl ServerProcess {
 
     /// Sends it a signal, by name without `SIG`.
     pub(crate) fn signal(&self, name: &str) {
-        let kill = format!("kill -s {name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+        send_signal(&self.child, name);
     }
 
     /// Waits until it ends; none if it does not within this time.
@@ -105,6 +185,14 @@ impl Drop for ServerProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The command line `omni-actors serve --port 0 …`, read.
+fn serve_arguments(arguments: &[&str]) -> Box<ServeArgs> {
+    let line = [&["omni-actors", "serve", "--port", "0"], arguments].concat();
+    let command = Cli::try_parse_from(line).expect("a command line").command;
+    let Subcommand::Serve(arguments) = command else { panic!("{command:?}") };
+    arguments
 }
 
 /// The server on a thread of this process, so that a test can ask its actors what they hold. Dropping it stops it.
@@ -122,14 +210,17 @@ pub(crate) struct ServerThread {
 impl ServerThread {
     /// Starts what `omni-actors serve --port 0 …` would serve.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let line = [&["omni-actors", "serve", "--port", "0"], arguments].concat();
-        let command = Cli::try_parse_from(line).expect("a command line").command;
-        let Subcommand::Serve(arguments) = command else { panic!("{command:?}") };
+        Self::start_with(Registry::new(), arguments)
+    }
+
+    /// The same with custom stages.
+    pub(crate) fn start_with(registry: Registry, arguments: &[&str]) -> Self {
+        let arguments = serve_arguments(arguments);
         let (started, start) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
             actix_rt::System::new().block_on(async move {
-                let server = RunningServer::start(&arguments).await.expect("the server starts");
+                let server = RunningServer::start(&arguments, registry).await.expect("the server starts");
                 started.send((server.address, server.runtime.clone())).expect("the test waits for it");
                 let _ = stopped.await;
                 server.stop().await;
@@ -137,6 +228,13 @@ impl ServerThread {
         });
         let (address, runtime) = start.recv_timeout(PATIENCE).expect("the server starts");
         Self { address, runtime, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Why it does not start with these custom stages.
+    pub(crate) fn refusal(registry: Registry, arguments: &[&str]) -> String {
+        let arguments = serve_arguments(arguments);
+        let started = actix_rt::System::new().block_on(RunningServer::start(&arguments, registry));
+        started.err().expect("it does not start").to_string()
     }
 
     /// What its actors hold of requests.

@@ -142,9 +142,20 @@ fn a_spoilt_tokenizer_is_named() {
 fn a_path_that_is_no_directory_is_named() {
     let file = original().join("config.json");
     let file = file.to_str().expect("a path in UTF-8");
-    for path in [file, "/no/such/model"] {
-        assert_refused_with(&[path], &[], &[path, "is not a directory"]);
-    }
+    assert_refused_with(&[file], &[], &[file, "is not a directory"]);
+    assert_refused_with(&["/no/such/model"], &[], &["/no/such/model does not exist"]);
+}
+
+#[test]
+fn a_word_that_is_neither_directory_nor_repository_is_named() {
+    assert_refused_with(&["omni"], &[], &["\"omni\"", "neither a directory", "organisation/name"]);
+}
+
+#[test]
+fn a_revision_of_what_has_none_is_refused() {
+    assert_refused_with(&["--revision", "v1"], &[], &["--revision v1", "omni-demo"]);
+    let checkpoint = CheckpointCopy::new();
+    assert_refused_with(&[checkpoint.path(), "--revision", "v1"], &[], &["--revision v1", checkpoint.path()]);
 }
 
 #[test]

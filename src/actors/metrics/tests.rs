@@ -20,6 +20,7 @@ fn settings(log_stats: bool) -> MetricsSettings {
         replicas: 1,
         max_model_len: Some(64),
         makes_audio: false,
+        families: Vec::new(),
     }];
     MetricsSettings { model_name: "m".to_owned(), omni_prefix: OmniPrefix::default(), log_stats, stages }
 }

@@ -18,8 +18,11 @@ fn a_healthy_server_says_so() {
 #[test]
 fn a_stage_without_replicas_and_a_shutdown_are_unhealthy() {
     for (health, word) in [
-        (Health { stages_down: vec![StageId(0)], draining: false }, "stage 0 (stage-0)"),
-        (Health { stages_down: Vec::new(), draining: true }, "shutting down"),
+        (
+            Health { stages_down: vec![StageId(0)], not_built: Vec::new(), draining: false },
+            "stage 0 (stage-0)",
+        ),
+        (Health { stages_down: Vec::new(), not_built: Vec::new(), draining: true }, "shutting down"),
     ] {
         let server = TestServer::start(Setup { health, ..Setup::default() });
         let reply = server.get("/health");

@@ -6,7 +6,8 @@ use prometheus::Registry;
 
 use crate::metrics::definitions::Definition;
 use crate::metrics::exposition::Heading;
-use crate::metrics::families::{Family, Series};
+use crate::metrics::families::{Blueprint, Family, Series};
+use crate::metrics::labelled::MetricFamily;
 use crate::metrics::{Exposition, MetricsError, OmniPrefix};
 
 /// The registry of one server and the headings of all that is registered. Never the crate's default registry: two
@@ -34,12 +35,22 @@ impl Catalogue {
         &mut self,
         definition: &'static Definition,
     ) -> Result<Family<S>, MetricsError> {
-        let family = Family::new(definition, self.omni_prefix.as_str(), &self.model_name)?;
-        let name = definition.name(self.omni_prefix.as_str());
+        self.add(Blueprint::defined(definition, self.omni_prefix.as_str()))
+    }
+
+    /// Registers a family that a custom stage declared.
+    pub fn register_declared<S: Series>(&mut self, family: &MetricFamily) -> Result<Family<S>, MetricsError> {
+        self.add(Blueprint::declared(family))
+    }
+
+    fn add<S: Series>(&mut self, blueprint: Blueprint) -> Result<Family<S>, MetricsError> {
+        let name = blueprint.name.clone();
+        let heading =
+            Heading { name: name.clone(), help: blueprint.help().to_owned(), kind: blueprint.kind() };
+        let family = Family::new(blueprint, &self.model_name)?;
         self.registry
             .register(Box::new(family.clone()))
-            .map_err(|source| MetricsError::Registry { family: name.clone(), source })?;
-        let heading = Heading { name, help: definition.help, kind: definition.kind.as_str() };
+            .map_err(|source| MetricsError::Registry { family: name, source })?;
         Arc::make_mut(&mut self.headings).push(heading);
         Ok(family)
     }

@@ -12,8 +12,8 @@ use prometheus::core::{Collector, Desc, Metric};
 use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{Counter, Gauge, Histogram, HistogramOpts, Opts};
 
+use super::blueprint::Blueprint;
 use crate::metrics::MetricsError;
-use crate::metrics::definitions::{Definition, Kind};
 
 /// A family whose series are of type `S`. Clones are handles to the same family.
 #[derive(Debug)]
@@ -26,9 +26,7 @@ pub struct Family<S> {
 #[derive(Debug)]
 struct Shared<S> {
     /// What the family is.
-    definition: &'static Definition,
-    /// Its whole name.
-    name: String,
+    blueprint: Blueprint,
     /// The value of the first label of every series.
     model_name: String,
     /// What the registry wants to know of it.
@@ -42,19 +40,12 @@ pub trait Series: Metric + 'static {
     /// How the registry calls the kind.
     const TYPE: MetricType;
 
-    /// Whether a definition is of this kind.
-    fn is_kind(kind: Kind) -> bool;
-
     /// A new series with the labels in `opts`. Histograms have these finite bounds; the others ignore them.
     fn create(opts: Opts, bounds: Vec<f64>) -> prometheus::Result<Self>;
 }
 
 impl Series for Counter {
     const TYPE: MetricType = MetricType::COUNTER;
-
-    fn is_kind(kind: Kind) -> bool {
-        matches!(kind, Kind::Counter)
-    }
 
     fn create(opts: Opts, _bounds: Vec<f64>) -> prometheus::Result<Self> {
         Self::with_opts(opts)
@@ -64,10 +55,6 @@ impl Series for Counter {
 impl Series for Gauge {
     const TYPE: MetricType = MetricType::GAUGE;
 
-    fn is_kind(kind: Kind) -> bool {
-        matches!(kind, Kind::Gauge)
-    }
-
     fn create(opts: Opts, _bounds: Vec<f64>) -> prometheus::Result<Self> {
         Self::with_opts(opts)
     }
@@ -75,10 +62,6 @@ impl Series for Gauge {
 
 impl Series for Histogram {
     const TYPE: MetricType = MetricType::HISTOGRAM;
-
-    fn is_kind(kind: Kind) -> bool {
-        matches!(kind, Kind::Histogram(_))
-    }
 
     fn create(opts: Opts, mut bounds: Vec<f64>) -> prometheus::Result<Self> {
         // The crate takes an empty list for a wish for its defaults, and drops an infinite bound.
@@ -89,21 +72,18 @@ impl Series for Histogram {
 
 impl<S: Series> Family<S> {
     /// A family without series.
-    pub fn new(
-        definition: &'static Definition,
-        omni_prefix: &str,
-        model_name: &str,
-    ) -> Result<Self, MetricsError> {
-        let name = definition.name(omni_prefix);
-        if !S::is_kind(definition.kind) {
-            return Err(MetricsError::Kind { family: name });
+    pub fn new(blueprint: Blueprint, model_name: &str) -> Result<Self, MetricsError> {
+        let name = &blueprint.name;
+        if S::TYPE != blueprint.metric_type() {
+            return Err(MetricsError::Kind { family: name.clone() });
         }
-        let labels = definition.labels.iter().map(|label| label.name.to_owned()).collect();
-        let desc = Desc::new(name.clone(), definition.help.to_owned(), labels, HashMap::new())
+        let (help, labels) = (blueprint.help().to_owned(), blueprint.labels());
+        let labels = labels.into_iter().map(str::to_owned).collect();
+        let desc = Desc::new(name.clone(), help, labels, HashMap::new())
             .map_err(|source| MetricsError::Registry { family: name.clone(), source })?;
         let model_name = model_name.to_owned();
         let series = Mutex::default();
-        Ok(Self { shared: Arc::new(Shared { definition, name, model_name, desc, series }) })
+        Ok(Self { shared: Arc::new(Shared { blueprint, model_name, desc, series }) })
     }
 
     /// The series with these values of the labels after `model_name`, created if there is none. Fixed buckets.
@@ -115,10 +95,10 @@ impl<S: Series> Family<S> {
     /// keeps its bounds.
     pub fn series_of_stage(&self, values: &[&str], max_model_len: u64) -> Result<S, MetricsError> {
         let shared = &*self.shared;
-        let expected = shared.definition.labels.len();
-        if values.len() + 1 != expected {
-            let (family, given) = (shared.name.clone(), values.len() + 1);
-            return Err(MetricsError::LabelCount { family, expected, given });
+        let (name, labels) = (&shared.blueprint.name, shared.blueprint.labels());
+        let (expected, given) = (labels.len(), values.len() + 1);
+        if given != expected {
+            return Err(MetricsError::LabelCount { family: name.clone(), expected, given });
         }
         let key: Vec<String> = values.iter().map(|&value| value.to_owned()).collect();
         let mut all = self.lock();
@@ -126,19 +106,18 @@ impl<S: Series> Family<S> {
             return Ok(series.clone());
         }
         let values = std::iter::once(shared.model_name.as_str()).chain(values.iter().copied());
-        let labels = shared.definition.labels.iter().map(|label| label.name.to_owned());
-        let opts = Opts::new(shared.name.as_str(), shared.definition.help)
-            .const_labels(labels.zip(values.map(str::to_owned)).collect());
-        let series = S::create(opts, shared.definition.bounds(max_model_len))
-            .map_err(|source| MetricsError::Registry { family: shared.name.clone(), source })?;
+        let labels = labels.into_iter().zip(values);
+        let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned()));
+        let opts = Opts::new(name.as_str(), shared.blueprint.help()).const_labels(labels.collect());
+        let series = S::create(opts, shared.blueprint.bounds(max_model_len))
+            .map_err(|source| MetricsError::Registry { family: name.clone(), source })?;
         all.insert(key, series.clone());
         Ok(series)
     }
 
     /// Creates the series for every known value of the last label, behind these values of the labels before it.
     pub fn create_known(&self, values: &[&str]) -> Result<(), MetricsError> {
-        let known = self.shared.definition.labels.last().map_or(&[][..], |label| label.known);
-        for value in known {
+        for value in self.shared.blueprint.known_values() {
             self.series(&[values, &[value]].concat())?;
         }
         Ok(())
@@ -169,8 +148,8 @@ impl<S: Series> Collector for Family<S> {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut family = MetricFamily::default();
-        family.set_name(self.shared.name.clone());
-        family.set_help(self.shared.definition.help.to_owned());
+        family.set_name(self.shared.blueprint.name.clone());
+        family.set_help(self.shared.blueprint.help().to_owned());
         family.set_field_type(S::TYPE);
         family.set_metric(self.lock().values().map(Metric::metric).collect());
         vec![family]
@@ -180,11 +159,15 @@ impl<S: Series> Collector for Family<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::definitions::{engine, pipeline};
+    use crate::metrics::definitions::{Definition, engine, pipeline};
+
+    fn family<S: Series>(definition: &'static Definition) -> Result<Family<S>, MetricsError> {
+        Family::new(Blueprint::defined(definition, ""), "m")
+    }
 
     #[test]
     fn label_values_that_join_to_the_same_text_are_different_series() {
-        let family: Family<Counter> = Family::new(&engine::GENERATION_TOKENS, "", "m").unwrap();
+        let family: Family<Counter> = family(&engine::GENERATION_TOKENS).unwrap();
         family.series(&["1", "11"]).unwrap().inc();
         family.series(&["11", "1"]).unwrap().inc();
         let collected = family.collect();
@@ -194,7 +177,7 @@ mod tests {
 
     #[test]
     fn series_of_one_family_have_the_buckets_of_their_stage() {
-        let family: Family<Histogram> = Family::new(&engine::REQUEST_PROMPT_TOKENS, "", "m").unwrap();
+        let family: Family<Histogram> = family(&engine::REQUEST_PROMPT_TOKENS).unwrap();
         for (stage, max_model_len) in [("0", 10), ("1", 100), ("2", 0)] {
             family.series_of_stage(&[stage, "0"], max_model_len).unwrap();
         }
@@ -209,19 +192,19 @@ mod tests {
 
     #[test]
     fn a_wrong_number_of_values_and_a_wrong_kind_are_errors_that_name_the_family() {
-        let family: Family<Counter> = Family::new(&engine::GENERATION_TOKENS, "", "m").unwrap();
-        let error = family.series(&["1"]).unwrap_err();
+        let counter: Family<Counter> = family(&engine::GENERATION_TOKENS).unwrap();
+        let error = counter.series(&["1"]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "metric vllm:generation_tokens_total has 3 labels, but 2 values were given"
         );
-        let error = Family::<Gauge>::new(&pipeline::REQUESTS_ACCEPTED, "o_", "m").unwrap_err();
+        let error = family::<Gauge>(&pipeline::REQUESTS_ACCEPTED).unwrap_err();
         assert_eq!(error.reason(), "metric_kind");
     }
 
     #[test]
     fn a_series_that_is_asked_for_again_goes_on_until_it_is_removed() {
-        let family: Family<Gauge> = Family::new(&engine::KV_CACHE_USAGE, "", "m").unwrap();
+        let family: Family<Gauge> = family(&engine::KV_CACHE_USAGE).unwrap();
         family.series(&["0", "0"]).unwrap().set(0.5);
         assert_eq!(family.series(&["0", "0"]).unwrap().get(), 0.5);
         family.remove(&["0", "0"]);

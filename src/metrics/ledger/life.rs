@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Epoch, ReplicaId, ReplicaKey, StageId};
-use crate::metrics::EngineTotals;
+use crate::metrics::{EngineTotals, LabelledStats};
 
 /// The latest lives of all replicas. Late reports of an earlier life still count.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Life {
     reports: SeenReports,
     /// The totals up to which differences were added.
     totals: EngineTotals,
+    /// The same for declared families.
+    labelled: LabelledStats,
 }
 
 /// The sequence numbers that were seen: all up to one, and some beyond it.
@@ -66,6 +68,13 @@ impl Life {
     pub fn advance(&mut self, totals: &EngineTotals) -> EngineTotals {
         let difference = totals.since(&self.totals);
         self.totals = self.totals.plus(&difference);
+        difference
+    }
+
+    /// The same for declared families.
+    pub fn advance_labelled(&mut self, totals: &LabelledStats) -> LabelledStats {
+        let difference = totals.since(&self.labelled);
+        self.labelled.merge(difference.clone());
         difference
     }
 }

@@ -1,7 +1,9 @@
 //! The ledger: applies stat events to the families. Pure bookkeeping, with the time given by the caller.
 
 pub mod audio;
+pub mod labelled;
 pub mod life;
+pub mod presence;
 pub mod publication;
 pub mod replica;
 pub mod requests;
@@ -13,6 +15,7 @@ use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 use self::audio::AudioLedger;
+use self::labelled::LabelledLedger;
 use self::life::Lives;
 use self::replica::ReplicaLedger;
 use self::requests::RequestLedger;
@@ -42,6 +45,8 @@ pub struct Ledger {
     transfers: Option<TransferLedger>,
     /// What engine replicas report; `None` without statistics and for a pipeline without an engine.
     engines: Option<EngineLedger>,
+    /// What custom stages count in families that they declare; `None` without statistics and without such families.
+    labelled: Option<LabelledLedger>,
 }
 
 /// What engine replicas report.
@@ -73,8 +78,12 @@ impl Ledger {
             true => Some(EngineLedger::new(EngineFamilies::register(&mut catalogue)?, &stages)?),
             false => None,
         };
+        let labelled = match log_stats && stages.iter().any(|stage| !stage.families.is_empty()) {
+            true => Some(LabelledLedger::new(&mut catalogue, &stages)?),
+            false => None,
+        };
         let requests = RequestLedger::new(pipeline, audio);
-        Ok(Self { log_stats, catalogue, requests, lives: Lives::default(), transfers, engines })
+        Ok(Self { log_stats, catalogue, requests, lives: Lives::default(), transfers, engines, labelled })
     }
 
     /// Applies an event that arrived at `now`.
@@ -93,10 +102,16 @@ impl Ledger {
                 if let Some((replica, families)) = self.replica(*key)? {
                     replica.begin(key.epoch, families)?;
                 }
+                if let Some(labelled) = &mut self.labelled {
+                    labelled.begin(*key)?;
+                }
             }
             StatEvent::ReplicaDown { key, .. } => {
                 if let Some((replica, families)) = self.replica(*key)? {
                     replica.end(key.epoch, families);
+                }
+                if let Some(labelled) = &mut self.labelled {
+                    labelled.end(*key);
                 }
             }
         }
@@ -135,6 +150,9 @@ impl Ledger {
             tracing::debug!(replica = %report.key, sequence = report.sequence, "ignored a repeated report");
             return Ok(());
         };
+        if let Some(labelled) = &mut self.labelled {
+            labelled.report(report, &life.advance_labelled(&report.stats.labelled))?;
+        }
         if let Some(engines) = &mut self.engines
             && let Some((replica, families)) = engines.replica(report.key.stage, report.key.replica)?
         {

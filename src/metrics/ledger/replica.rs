@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::life::Life;
+use super::presence::Presence;
 use super::publication::Publication;
 use crate::ids::Epoch;
 use crate::metrics::families::{ReplicaLabels, ReplicaSeries, SchedulerFamilies, SchedulerGauges};
@@ -17,23 +18,10 @@ pub struct ReplicaLedger {
     series: ReplicaSeries,
     /// The gauges of the present life; `None` while there is none.
     gauges: Option<SchedulerGauges>,
-    /// How the present life is doing.
-    state: State,
-    /// The newest report whose scheduler values were taken, so that a late one does not show the past.
-    newest_values: u64,
+    /// Which life is present.
+    presence: Presence,
     /// When scheduler values are shown.
     publication: Publication,
-}
-
-/// Which life a replica is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// It was announced, and nothing was heard of it.
-    Expected,
-    /// This life is present.
-    Up(Epoch),
-    /// This life is over, and no later one has begun.
-    Down(Epoch),
 }
 
 impl ReplicaLedger {
@@ -43,37 +31,28 @@ impl ReplicaLedger {
             labels,
             series,
             gauges: Some(gauges),
-            state: State::Expected,
-            newest_values: 0,
+            presence: Presence::default(),
             publication: Publication::default(),
         }
     }
 
     /// A life began: the gauges stand at zero until it reports. Does nothing if it is not later than the last.
     pub fn begin(&mut self, epoch: Epoch, families: &SchedulerFamilies) -> Result<(), MetricsError> {
-        match self.state {
-            State::Up(last) | State::Down(last) if epoch <= last => return Ok(()),
-            State::Expected | State::Up(_) | State::Down(_) => {}
+        if self.presence.begins(epoch) {
+            let gauges = families.gauges(&self.labels)?;
+            gauges.set(&SchedulerSnapshot::default());
+            self.gauges = Some(gauges);
+            self.publication = Publication::default();
         }
-        let gauges = families.gauges(&self.labels)?;
-        gauges.set(&SchedulerSnapshot::default());
-        self.gauges = Some(gauges);
-        self.publication = Publication::default();
-        self.newest_values = 0;
-        self.state = State::Up(epoch);
         Ok(())
     }
 
     /// A life ended: its gauges go. Does nothing if a later one has begun.
     pub fn end(&mut self, epoch: Epoch, families: &SchedulerFamilies) {
-        match self.state {
-            State::Up(last) | State::Down(last) if epoch < last => {}
-            State::Expected | State::Up(_) | State::Down(_) => {
-                self.state = State::Down(epoch);
-                self.gauges = None;
-                self.publication = Publication::default();
-                families.remove(&self.labels);
-            }
+        if self.presence.ends(epoch) {
+            self.gauges = None;
+            self.publication = Publication::default();
+            families.remove(&self.labels);
         }
     }
 
@@ -100,11 +79,9 @@ impl ReplicaLedger {
         for request in &report.stats.finished {
             self.series.finish(request)?;
         }
-        if self.state == State::Up(epoch)
-            && report.sequence > self.newest_values
-            && let Some(values) = report.stats.scheduler
+        if let Some(values) = report.stats.scheduler
+            && self.presence.is_news(epoch, report.sequence)
         {
-            self.newest_values = report.sequence;
             let shown = self.publication.offer(values, report.idle, now);
             self.show(shown.as_ref());
         }

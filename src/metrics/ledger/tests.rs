@@ -11,14 +11,21 @@ use crate::ids::Epoch;
 use crate::metrics::definitions::{self, Kind};
 use crate::metrics::page::Page;
 use crate::metrics::{
-    DeliveredAudio, EngineTotals, FinishedRequest, OmniPrefix, PipelineEvent, Playback, ReplicaReport,
-    ReplicaStats, SchedulerSnapshot, StageDescription, TokenSample, TransferSample,
+    DeliveredAudio, EngineTotals, FinishedRequest, LabelledStats, OmniPrefix, PipelineEvent, Playback,
+    ReplicaReport, ReplicaStats, SchedulerSnapshot, StageDescription, TokenSample, TransferSample,
 };
 
+mod labelled;
 mod speech;
 
 fn stage(index: u16, replicas: u16, max_model_len: Option<u64>) -> StageDescription {
-    StageDescription { stage: StageId(index), replicas, max_model_len, makes_audio: false }
+    StageDescription {
+        stage: StageId(index),
+        replicas,
+        max_model_len,
+        makes_audio: false,
+        families: Vec::new(),
+    }
 }
 
 /// A stage that makes audio and is no engine.
@@ -166,6 +173,7 @@ fn everything() -> Vec<StatEvent> {
         samples,
         finished: vec![finished()],
         transfers: Vec::new(),
+        labelled: LabelledStats::default(),
     };
     vec![
         StatEvent::Pipeline(PipelineEvent::Rejected { reason: "overloaded" }),

@@ -10,7 +10,7 @@ pub use self::defaults::built_in_deploy;
 use self::defaults::{eos_ids, read_config};
 use crate::config::deploy::{CodecChunks, StageKind};
 use crate::config::{Checkpoint, CheckpointError, Deploy, Source, StageDeploy};
-use crate::engine::SchedulerConfig;
+use crate::engine::{Sampler, SchedulerConfig};
 use crate::ids::StageId;
 use crate::models::LoadError;
 use crate::models::qwen3::LanguageModel;
@@ -19,11 +19,12 @@ use crate::models::qwen3_omni::{
 };
 use crate::stages::cache_memory::{CacheTooLarge, cache_blocks, free_memory};
 use crate::stages::code2wav::{Code2WavSettings, Code2WavStage};
-use crate::stages::llm::{LlmSettings, LlmStage, ModelRunner};
+use crate::stages::llm::{HostSampling, LlmSettings, LlmStage, StepModel};
 use crate::stages::talker::{TalkerModels, TalkerSettings, TalkerStage};
-use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSpec};
-use crate::tensor::{Backend, Convolution, DeviceError, InputRows, WeightStore};
+use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSize, StageSpec};
+use crate::tensor::{Backend, BatchLimits, Convolution, DeviceError, InputRows, Taken, WeightStore};
 use crate::text::Tokenizer;
+use crate::transport::PayloadKind;
 
 /// `model_type` of the checkpoints that this pipeline serves.
 pub const MODEL_TYPE: &str = "qwen3_omni_moe";
@@ -98,9 +99,16 @@ pub struct ThinkerDevice<'a, T: Backend, S: Backend> {
     pub device: StageDevice<'a, T>,
     /// Bytes that the KV caches of the thinker may take; asked once the weights are loaded.
     pub cache_budget: &'a dyn Fn() -> Result<u64, DeviceError>,
+    /// Makes what a replica of the thinker works with.
+    pub model: ReplicaModel<T>,
     /// The table of the thinker's embeddings on the device of the stages that speak, which the talker reads too.
     pub embedding: EmbeddingFor<'a, T, S>,
 }
+
+/// Makes what a replica works with of a model's weights, the blocks of its cache and its largest step: a model whose
+/// tokens are chosen on the host, or one that chooses them on its device.
+pub type ReplicaModel<T> =
+    fn(Arc<LanguageModel<T>>, usize, BatchLimits, Sampler) -> Result<Box<dyn StepModel>, DeviceError>;
 
 /// Gives the embedding table of a thinker on a device for another device.
 type EmbeddingFor<'a, T, S> =
@@ -129,6 +137,9 @@ pub fn build<B: Backend + InputRows + Convolution>(
     let thinker = ThinkerDevice {
         device: StageDevice { backend, name },
         cache_budget: &|| Ok((free_memory() as f64 * THINKER_CACHE_SHARE) as u64),
+        model: |weights, blocks, limits, sampler| {
+            Ok(Box::new(HostSampling::new(weights, blocks, limits, sampler)?))
+        },
         embedding: &|thinker, _| Ok(thinker.embedding().clone()),
     };
     let speech = StageDevice { backend, name };
@@ -156,10 +167,12 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
         let stage = deploy.stage_of(&StageKind::Thinker).unwrap_or(&built_in);
         let max_model_len = self.max_model_len(stage, self.config.thinker.max_position_embeddings)?;
         let backend = self.thinker.device.backend;
+        let before = self.store.taken();
         let thinker = Thinker::load(backend, &self.config, self.store, deploy.dtype)?;
         let thinker = Arc::new(thinker.into_language_model());
+        let weights = self.store.taken() - before;
         let vocabulary_size = thinker.config().vocab_size;
-        let mut stages = vec![self.thinker(thinker.clone(), stage, max_model_len)?];
+        let mut stages = vec![self.thinker((thinker.clone(), weights), stage, max_model_len)?];
         let mut voices = Vec::new();
         if let (Some(config), Some(stage)) = (&self.config.talker, deploy.stage_of(&StageKind::Talker)) {
             stages.push(self.talker(config, &thinker, stage)?);
@@ -188,7 +201,7 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
 
     fn thinker(
         &self,
-        model: Arc<LanguageModel<T>>,
+        (model, weights): (Arc<LanguageModel<T>>, Taken),
         stage: &StageDeploy,
         max_model_len: usize,
     ) -> Result<StageSpec, PipelineError> {
@@ -209,16 +222,21 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             seed: self.options.seed,
             statistics: self.options.statistics,
         };
-        let tokenizer = self.tokenizer.clone();
+        let (replicas, bytes_per_block) = (stage.num_replicas, model.kv_bytes_per_block());
+        let size = StageSize::new(weights, replicas, settings.cache_blocks, bytes_per_block);
+        let (tokenizer, replica_model) = (self.tokenizer.clone(), self.thinker.model);
         let factory: StageFactory = Arc::new(move || {
             let SchedulerConfig { max_num_batched_tokens, max_num_seqs } = settings.scheduler;
-            let runner =
-                ModelRunner::new(model.clone(), settings.cache_blocks, max_num_batched_tokens, max_num_seqs)?;
-            Ok(Box::new(LlmStage::new(runner, tokenizer.clone(), settings.clone())?) as Box<dyn Stage>)
+            let limits = BatchLimits { rows: max_num_batched_tokens, logit_rows: max_num_seqs };
+            let sampler = Sampler::new(settings.eos_ids.clone(), Vec::new());
+            let model = replica_model(model.clone(), settings.cache_blocks, limits, sampler)?;
+            Ok(Box::new(LlmStage::new(model, tokenizer.clone(), settings.clone())?) as Box<dyn Stage>)
         });
         Ok(StageSpec {
             output: Some(Modality::Text),
+            sends: Some(PayloadKind::Tokens),
             max_model_len: Some(max_model_len),
+            size: Some(size),
             ..spec(stage, self.thinker.device.name, factory)
         })
     }
@@ -231,9 +249,11 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
     ) -> Result<StageSpec, PipelineError> {
         let (backend, dtype) = (self.speech.backend, self.options.deploy.dtype);
         let max_model_len = self.max_model_len(stage, config.max_position_embeddings)?;
+        let before = self.store.taken();
         let predictor = CodePredictor::load(backend, config, self.store, dtype)?;
         let embedding = (self.thinker.embedding)(thinker, &self.config)?;
         let talker = Talker::load(backend, &self.config, config, embedding, &predictor, self.store, dtype)?;
+        let weights = self.store.taken() - before;
         let share = free_memory() as f64 * TALKER_CACHE_SHARE;
         let budget = (share / f64::from(stage.num_replicas)) as u64;
         let scheduler = bounds(stage, max_model_len);
@@ -250,6 +270,8 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             seed: self.options.seed,
             statistics: self.options.statistics,
         };
+        let (replicas, bytes_per_block) = (stage.num_replicas, talker.kv_bytes_per_block());
+        let size = StageSize::new(weights, replicas, settings.cache_blocks, bytes_per_block);
         let models = Arc::new(TalkerModels {
             config: self.config.clone(),
             talker_config: config.clone(),
@@ -259,19 +281,32 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
         let factory: StageFactory = Arc::new(move || {
             Ok(Box::new(TalkerStage::new(models.clone(), settings.clone())?) as Box<dyn Stage>)
         });
-        Ok(StageSpec { max_model_len: Some(max_model_len), ..spec(stage, self.speech.name, factory) })
+        Ok(StageSpec {
+            takes: Some(PayloadKind::Tokens),
+            sends: Some(PayloadKind::Codes),
+            max_model_len: Some(max_model_len),
+            size: Some(size),
+            ..spec(stage, self.speech.name, factory)
+        })
     }
 
     fn code2wav(&self, config: &Code2WavConfig, stage: &StageDeploy) -> Result<StageSpec, PipelineError> {
         let dtype = self.options.deploy.dtype;
+        let before = self.store.taken();
         let model = Arc::new(Code2Wav::load(self.speech.backend, config, self.store, dtype)?);
+        let size = StageSize::new(self.store.taken() - before, stage.num_replicas, 0, 0);
         let CodecChunks { initial_frames, chunk_frames, left_context_frames, max_windows } =
             stage.input.codec;
         let schedule = StreamingSchedule { initial_frames, chunk_frames, left_context_frames };
         let settings = Code2WavSettings { schedule, max_windows, sample_rate: SAMPLE_RATE };
         let factory: StageFactory =
             Arc::new(move || Ok(Box::new(Code2WavStage::new(model.clone(), settings)?) as Box<dyn Stage>));
-        Ok(StageSpec { output: Some(Modality::Audio), ..spec(stage, self.speech.name, factory) })
+        Ok(StageSpec {
+            takes: Some(PayloadKind::Codes),
+            output: Some(Modality::Audio),
+            size: Some(size),
+            ..spec(stage, self.speech.name, factory)
+        })
     }
 }
 
@@ -287,13 +322,17 @@ fn bounds(stage: &StageDeploy, max_model_len: usize) -> SchedulerConfig {
 fn spec(stage: &StageDeploy, device: &str, factory: StageFactory) -> StageSpec {
     StageSpec {
         name: stage.name.clone(),
+        takes: None,
         output: None,
+        sends: None,
         replicas: stage.num_replicas,
         connector: stage.input.connector,
         async_chunk: stage.input.async_chunk,
         device: device.to_owned(),
         max_model_len: None,
+        size: None,
         sampling: stage.sampling.clone(),
+        families: Vec::new(),
         factory,
     }
 }

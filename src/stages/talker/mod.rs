@@ -334,7 +334,10 @@ impl<B: InputRows> Stage for TalkerStage<B> {
             Payload::End => {}
             Payload::Tokens(words) => speech.words.extend(words),
             other => {
-                return Err(StageError::Protocol(format!("a talker takes tokens, not {}", other.kind())));
+                return Err(StageError::Protocol(format!(
+                    "a talker takes tokens, not {}",
+                    other.kind_name()
+                )));
             }
         }
         if chunk.last {

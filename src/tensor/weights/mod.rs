@@ -11,4 +11,4 @@ mod store;
 pub use error::WeightError;
 pub use storage::{Dtype, Weight, WeightData};
 pub(crate) use storage::{Element, Elements};
-pub use store::WeightStore;
+pub use store::{Taken, WeightStore, weight_files};

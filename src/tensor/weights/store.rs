@@ -1,7 +1,9 @@
 //! Where a model's weights come from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Sub;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Deserialize;
 
@@ -18,6 +20,27 @@ const INDEX: &str = "model.safetensors.index.json";
 pub struct WeightStore {
     /// Where they come from.
     origin: Origin,
+    /// Parameters of the tensors that were given out.
+    parameters: AtomicU64,
+    /// Bytes of the tensors that were given out.
+    bytes: AtomicU64,
+}
+
+/// What was taken from a store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Numbers.
+    pub parameters: u64,
+    /// Bytes that they take in the type in which they are kept.
+    pub bytes: u64,
+}
+
+impl Sub for Taken {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self { parameters: self.parameters - before.parameters, bytes: self.bytes - before.bytes }
+    }
 }
 
 #[derive(Debug)]
@@ -47,6 +70,36 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+/// The names of the files that [`WeightStore::open`] takes the weights from: the shards that the index names if there
+/// is one, else the single file, whether it is there or not.
+pub fn weight_files(directory: &Path) -> Result<Vec<String>, WeightError> {
+    let index = directory.join(INDEX);
+    if !index.is_file() {
+        return Ok(vec![SINGLE.to_owned()]);
+    }
+    let shards = Index::read(&index)?.weight_map.into_values().collect::<BTreeSet<_>>();
+    Ok(shards.into_iter().collect())
+}
+
+impl Index {
+    /// Reads an index file. The files that it names are beside it.
+    fn read(path: &Path) -> Result<Self, WeightError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| WeightError::Unreadable { file: file.clone(), cause: error.to_string() })?;
+        let index: Self = serde_json::from_str(&text)
+            .map_err(|error| WeightError::Malformed { file: file.clone(), cause: error.to_string() })?;
+        let elsewhere = |shard: &str| Path::new(shard).file_name() != Some(shard.as_ref());
+        match index.weight_map.iter().find(|(_, shard)| elsewhere(shard)) {
+            None => Ok(index),
+            Some((tensor, shard)) => Err(WeightError::Malformed {
+                file,
+                cause: format!("tensor {tensor} is placed in {shard}, which is not a plain file name"),
+            }),
+        }
+    }
+}
+
 impl WeightStore {
     /// Opens the weights in a checkpoint directory: the shards of an index if there is one, else a single file.
     pub fn open(directory: &Path) -> Result<Self, WeightError> {
@@ -59,18 +112,18 @@ impl WeightStore {
         } else {
             return Err(WeightError::NoWeights { directory: directory.display().to_string() });
         };
-        Ok(Self { origin })
+        Ok(Self::new(origin))
     }
 
     /// A safetensors file in memory, used where it is. Its first byte should be aligned to 8; tensors that are
     /// not aligned for their type are copied. `name` is for messages.
     pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, WeightError> {
-        Ok(Self { origin: Origin::File(Box::new(SafetensorsFile::embedded(name, bytes)?)) })
+        Ok(Self::new(Origin::File(Box::new(SafetensorsFile::embedded(name, bytes)?))))
     }
 
     /// Random weights of whatever shape is asked for: bf16, normal with standard deviation 0.02, norm gains 1.
     pub fn dummy(seed: u64) -> Self {
-        Self { origin: Origin::Dummy { seed } }
+        Self::new(Origin::Dummy { seed })
     }
 
     /// The tensor `name`, which must have `shape`, kept as `dtype` says.
@@ -88,7 +141,20 @@ impl WeightStore {
                 .tensor(name, shape)?,
             Origin::Dummy { seed } => dummy::weight(*seed, name, shape).ok_or_else(|| missing("dummy"))?,
         };
-        Ok(weight.into_dtype(dtype))
+        let weight = weight.into_dtype(dtype);
+        self.parameters.fetch_add(shape.iter().product::<usize>() as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(weight.size_bytes() as u64, Ordering::Relaxed);
+        Ok(weight)
+    }
+
+    /// What was taken until now. A tensor that was taken twice counts twice.
+    pub fn taken(&self) -> Taken {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Taken { parameters: count(&self.parameters), bytes: count(&self.bytes) }
+    }
+
+    fn new(origin: Origin) -> Self {
+        Self { origin, parameters: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
     /// Whether a tensor of this name can be had.
@@ -104,25 +170,13 @@ impl WeightStore {
 /// Opens every shard that the index names and checks that each holds what the index says.
 fn open_shards(directory: &Path, index: &Path) -> Result<Origin, WeightError> {
     let file = index.display().to_string();
-    let text = std::fs::read_to_string(index)
-        .map_err(|error| WeightError::Unreadable { file: file.clone(), cause: error.to_string() })?;
-    let parsed: Index = serde_json::from_str(&text)
-        .map_err(|error| WeightError::Malformed { file: file.clone(), cause: error.to_string() })?;
     let mut shards: Vec<SafetensorsFile> = Vec::new();
     let mut opened: BTreeMap<String, usize> = BTreeMap::new();
     let mut place = BTreeMap::new();
-    for (tensor, shard) in parsed.weight_map {
+    for (tensor, shard) in Index::read(index)?.weight_map {
         let position = match opened.get(&shard) {
             Some(position) => *position,
             None => {
-                if Path::new(&shard).file_name() != Some(shard.as_ref()) {
-                    return Err(WeightError::Malformed {
-                        file,
-                        cause: format!(
-                            "tensor {tensor} is placed in {shard}, which is not a plain file name"
-                        ),
-                    });
-                }
                 shards.push(SafetensorsFile::open(&directory.join(&shard))?);
                 opened.insert(shard.clone(), shards.len() - 1);
                 shards.len() - 1
@@ -161,6 +215,10 @@ mod tests {
         write(directory.path(), SINGLE, StoredDtype::F32);
         let store = WeightStore::open(directory.path()).unwrap();
         assert_eq!(store.tensor("a", &[2, 2], Dtype::Auto).unwrap().to_f32(), [1.0, 2.0, 3.0, 4.0]);
+        let before = store.taken();
+        assert_eq!(before, Taken { parameters: 4, bytes: 16 });
+        store.tensor("a", &[2, 2], Dtype::Bfloat16).unwrap();
+        assert_eq!(store.taken() - before, Taken { parameters: 4, bytes: 8 });
     }
 
     #[test]
@@ -213,6 +271,7 @@ mod tests {
         assert!(error.to_string().contains("one.safetensors"), "{error}");
 
         write(directory.path(), "one.safetensors", StoredDtype::F32);
+        assert_eq!(weight_files(directory.path()).unwrap(), ["one.safetensors"]);
         let store = WeightStore::open(directory.path()).unwrap();
         assert!(store.holds("a") && store.tensor("a", &[2, 2], Dtype::Auto).is_ok());
 
@@ -229,6 +288,7 @@ mod tests {
     #[test]
     fn an_empty_directory_says_what_was_looked_for() {
         let directory = tempfile::tempdir().unwrap();
+        assert_eq!(weight_files(directory.path()).unwrap(), [SINGLE]);
         assert_eq!(WeightStore::open(directory.path()).unwrap_err().reason(), "weights_not_found");
     }
 }
