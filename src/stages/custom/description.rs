@@ -36,9 +36,14 @@ pub struct CustomStage {
     pub(super) output: Option<Modality>,
     pub(super) sends: Option<PayloadKind>,
     pub(super) families: Vec<MetricFamily>,
-    check: Arc<dyn Fn(&Value) -> Result<(), SettingsError> + Send + Sync>,
-    build: Arc<dyn Fn(&Value, &StageContext) -> Result<Box<dyn Stage>, StageError> + Send + Sync>,
+    check: Arc<Check>,
+    build: Arc<Build>,
 }
+
+/// Checks settings.
+type Check = dyn Fn(&Value) -> Result<(), SettingsError> + Send + Sync;
+/// Builds a stage of settings that were checked.
+type Build = dyn Fn(&Value, &StageContext) -> Result<Box<dyn Stage>, StageError> + Send + Sync;
 
 impl CustomStage {
     /// A stage that `build` makes of its settings, once for each life of a replica.

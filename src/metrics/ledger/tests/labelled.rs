@@ -53,7 +53,7 @@ impl CustomLife {
 
 const ONE: &[(&str, &str)] = &[("stage", "1"), ("replica", "0")];
 
-fn language<'a>(language: &'a str) -> [(&'a str, &'a str); 3] {
+fn language(language: &str) -> [(&str, &str); 3] {
     [("stage", "1"), ("replica", "0"), ("language", language)]
 }
 
