@@ -1,5 +1,9 @@
-// Rows picked by index: token embeddings, and the rows whose logits are wanted.
+// Rows picked by index: token embeddings, and the rows whose logits are wanted; and tokens that nobody but the device
+// knows yet.
 #include "common.cuh"
+
+// Stands for the source of a row whose token came with the step.
+constexpr u32 NO_SOURCE = 0xffffffffu;
 
 // Backend::embed. Grid [rows], block [256].
 // out[row] = weight[token_ids[row]]; weight [vocabulary, width], out [rows, width]. The row of an id that the table
@@ -26,6 +30,13 @@ DEVICE void gather_rows(const T* x, const u32* indices, int width, T* out) {
         load_chunk(x, at, width, v);
         store_chunk(out, at, width, v);
     }
+}
+
+// DeviceSteps::take_tokens. Grid [ceil(rows / 256)], block [256].
+// token_ids[row] = chosen[sources[row]] where there is a source.
+ENTRY __launch_bounds__(256) take_tokens(const u32* chosen, const u32* sources, int rows, u32* token_ids) {
+    int row = blockIdx.x * 256 + threadIdx.x;
+    if (row < rows && sources[row] != NO_SOURCE) token_ids[row] = chosen[sources[row]];
 }
 
 #define EMBED(W, T)                                                                                          \

@@ -218,7 +218,21 @@ DEVICE u32 draw(const Row& row, u32 threshold, u32 ties, float min_p, u64 random
     return scratch.bin;
 }
 
-// Chooses a token for every row. Grid [rows], block [1024].
+// DeviceSteps::start_history. Grid [1], block [1024].
+// history[seen[i].token] = seen[i].word for a row of `counts` and `count` tokens, none of them twice; with `fresh` all
+// others become zero.
+ENTRY __launch_bounds__(1024) count_tokens(u32* history, int vocabulary, const uint2* seen, int count, int fresh) {
+    if (fresh) {
+        for (int id = threadIdx.x; id < vocabulary; id += THREADS) history[id] = 0;
+        __syncthreads();
+    }
+    for (int i = threadIdx.x; i < count; i += THREADS) {
+        uint2 one = seen[i];
+        if (one.x < (u32)vocabulary) history[one.x] = one.y;
+    }
+}
+
+// DeviceSteps::sample. Chooses a token for every row. Grid [rows], block [1024].
 //
 // logits f32 [rows, vocabulary] are overwritten; tokens u32 [rows], NO_TOKEN where no logit is finite. `counts` u32
 // [histories, vocabulary] holds what each request's tokens are counted in; the chosen one is counted. `edits` has a

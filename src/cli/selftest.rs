@@ -11,11 +11,11 @@ use serde::Serialize;
 use super::DeviceArg;
 use super::logging::{self, LogFormat, LogLevel};
 use crate::selftest::operations::{self, Precision};
-use crate::selftest::{Check, bandwidth, thinker};
+use crate::selftest::{Check, bandwidth, decode, sampling, thinker};
 use crate::server::open_gpu;
-use crate::tensor::Backend;
 use crate::tensor::cpu::Cpu;
 use crate::tensor::cuda::{Cuda, CudaDevice, Stored};
+use crate::tensor::{Backend, DeviceSteps};
 
 /// f32 values that are copied to measure a GPU: 1 GiB.
 const GPU_COPY: usize = 1 << 28;
@@ -86,7 +86,9 @@ fn on_gpu(args: &SelftestArgs, device: Arc<CudaDevice>) -> Result<Report, String
     let checks = vec![
         operations("operations, f32 activations", &exact, Precision::F32)?,
         operations("operations, bf16 activations", &rounded, Precision::Bf16)?,
+        choices(&exact)?,
         goldens(args, &exact)?,
+        decoded_goldens(args, &exact)?,
     ];
     report(name, checks, &exact, GPU_COPY)
 }
@@ -102,6 +104,24 @@ fn operations<B: Backend>(name: &'static str, backend: &B, precision: Precision)
     let mut checks = Vec::new();
     operations::compare(backend, precision, |check| checks.push(check)).map_err(|error| error.to_string())?;
     Ok(Section { name, checks })
+}
+
+/// The choice of tokens.
+fn choices<B: DeviceSteps>(backend: &B) -> Result<Section, String> {
+    let mut checks = Vec::new();
+    sampling::compare(backend, |check| checks.push(check)).map_err(|error| error.to_string())?;
+    Ok(Section { name: "choice of tokens", checks })
+}
+
+/// The golden sets that were named, decoded without the host.
+fn decoded_goldens<B: DeviceSteps>(args: &SelftestArgs, backend: &B) -> Result<Section, String> {
+    let mut checks = Vec::new();
+    if let Some(directory) = &args.goldens {
+        for set in thinker::sets(directory).map_err(|error| error.to_string())? {
+            decode::compare(backend, &set, |check| checks.push(check)).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(Section { name: "golden answers of the thinker, a step in flight", checks })
 }
 
 /// The golden sets that were named; none if none were.

@@ -57,6 +57,11 @@ impl TokenHistory {
         self.generated
     }
 
+    /// Whether tokens are counted.
+    pub(super) fn counts(&self) -> bool {
+        self.counts
+    }
+
     /// Every distinct token.
     pub(super) fn seen(&self) -> &[SeenToken] {
         &self.seen

@@ -11,9 +11,18 @@ pub struct SampledLogprobs {
     pub top: Vec<(u32, f32)>,
 }
 
+impl SampledLogprobs {
+    /// Those of the chosen token `id` and of the `count` most likely ones, from the logits as the model gave them.
+    /// `None` where no logit is finite. `scratch` is overwritten.
+    pub fn of(logits: &[f32], id: u32, count: u32, scratch: &mut Vec<f32>) -> Option<Self> {
+        let row = LogSoftmax::of(logits)?;
+        Some(Self { chosen: row.at(id), top: row.top(count as usize, scratch) })
+    }
+}
+
 /// log softmax of a row of logits, evaluated where it is asked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LogSoftmax<'a> {
+struct LogSoftmax<'a> {
     /// The logits as the model gave them.
     logits: &'a [f32],
     /// log Σ exp(logit).
@@ -22,7 +31,7 @@ pub(super) struct LogSoftmax<'a> {
 
 impl<'a> LogSoftmax<'a> {
     /// Sums a row up; `None` where no logit is finite.
-    pub(super) fn of(logits: &'a [f32]) -> Option<Self> {
+    fn of(logits: &'a [f32]) -> Option<Self> {
         let (_, greatest) = argmax(logits).filter(|(_, greatest)| greatest.is_finite())?;
         let sum: f64 = logits
             .iter()
@@ -33,13 +42,13 @@ impl<'a> LogSoftmax<'a> {
     }
 
     /// The log probability of a token; minus infinity for one that the model does not have.
-    pub(super) fn at(&self, id: u32) -> f32 {
+    fn at(&self, id: u32) -> f32 {
         let logit = usize::try_from(id).ok().and_then(|id| self.logits.get(id));
         logit.map_or(f32::NEG_INFINITY, |&logit| self.normalised(logit))
     }
 
     /// The `count` most likely tokens. `scratch` is overwritten.
-    pub(super) fn top(&self, count: usize, scratch: &mut Vec<f32>) -> Vec<(u32, f32)> {
+    fn top(&self, count: usize, scratch: &mut Vec<f32>) -> Vec<(u32, f32)> {
         let mut top = Vec::with_capacity(count);
         if count == 0 {
             return top;

@@ -1,6 +1,7 @@
 //! What autoregressive stages share: the scheduler, KV-cache blocks, the sampler.
 
 pub mod block_pool;
+mod device_choice;
 pub mod finish;
 pub mod history;
 pub mod limits;

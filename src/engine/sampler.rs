@@ -6,7 +6,7 @@
 use thiserror::Error;
 
 use super::history::TokenHistory;
-use super::logprobs::{LogSoftmax, SampledLogprobs};
+use super::logprobs::SampledLogprobs;
 use super::nucleus::{Candidate, Nucleus};
 use super::penalties::{forbid, penalise};
 use super::philox::Draw;
@@ -86,9 +86,8 @@ impl Sampler {
         let logprobs = match params.logprobs {
             None => None,
             Some(count) => {
-                let row = LogSoftmax::of(&self.raw).ok_or(SampleError::NoFiniteLogit)?;
-                let top = row.top(count as usize, &mut self.values);
-                Some(SampledLogprobs { chosen: row.at(id), top })
+                let found = SampledLogprobs::of(&self.raw, id, count, &mut self.values);
+                Some(found.ok_or(SampleError::NoFiniteLogit)?)
             }
         };
         Ok(Sampled { id, logprobs })
@@ -108,11 +107,20 @@ impl Sampler {
     /// Everything before the temperature.
     fn process(&self, logits: &mut [f32], params: &SamplingParams, history: &TokenHistory) {
         penalise(logits, params, history);
-        if history.generated() < params.min_tokens {
-            forbid(logits, &self.end_ids);
-            forbid(logits, &params.stop_token_ids);
+        for ids in self.forbidden(params, history.generated()) {
+            forbid(logits, ids);
         }
-        forbid(logits, &self.suppressed_ids);
+    }
+
+    /// The tokens that must not be chosen after `generated` tokens.
+    pub(super) fn forbidden<'a>(
+        &'a self,
+        params: &'a SamplingParams,
+        generated: u32,
+    ) -> impl Iterator<Item = &'a [u32]> {
+        let early: [&[u32]; 2] =
+            if generated < params.min_tokens { [&self.end_ids, &params.stop_token_ids] } else { [&[]; 2] };
+        early.into_iter().chain([self.suppressed_ids.as_slice()])
     }
 }
 

@@ -6,6 +6,14 @@
 //! sequences, first come first served within a priority. When blocks run out, the youngest running sequence is
 //! preempted: its blocks are freed, and it waits to be computed again from its tokens, once it has one that was not
 //! computed before.
+//!
+//! A step is planned while the one before it is still under way. The token that a step in flight will choose is
+//! *expected*: the sequence goes on with it before anybody but the device knows it.
+//!
+//! Blocks are handed on as soon as they are freed, though a step in flight may still read and write them: rows of
+//! sequences that were preempted, removed or found to have ended meanwhile. That is safe because a device works on
+//! steps in the order of their launch, and whoever is given the block writes each slot in a later step than that,
+//! before anything reads it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -45,8 +53,10 @@ type Rank = (i32, u64, SequenceKey);
 
 #[derive(Debug)]
 struct Entry {
-    /// Input tokens that are known.
+    /// Input tokens that are known or expected.
     available: usize,
+    /// The last ones of them, which steps in flight choose.
+    expected: usize,
     /// Those of them whose keys and values are in the cache, or will be after the steps in flight.
     computed: usize,
     /// Blocks that hold them.
@@ -73,6 +83,8 @@ pub struct Scheduler {
     arrivals: u64,
     /// Preemptions since the start.
     preemptions: u64,
+    /// Who was preempted for the step that was planned last.
+    preempted: Vec<SequenceKey>,
 }
 
 impl Scheduler {
@@ -86,6 +98,7 @@ impl Scheduler {
             running: BTreeSet::new(),
             arrivals: 0,
             preemptions: 0,
+            preempted: Vec::new(),
         }
     }
 
@@ -101,8 +114,15 @@ impl Scheduler {
         let key = SequenceKey(self.arrivals);
         let rank = (priority, self.arrivals, key);
         self.arrivals += 1;
-        let entry =
-            Entry { available, computed: 0, blocks: Vec::new(), rank, started: false, preemptions: 0 };
+        let entry = Entry {
+            available,
+            expected: 0,
+            computed: 0,
+            blocks: Vec::new(),
+            rank,
+            started: false,
+            preemptions: 0,
+        };
         self.entries.insert(key, entry);
         if available > 0 {
             self.waiting.insert(rank);
@@ -120,6 +140,22 @@ impl Scheduler {
         }
     }
 
+    /// Tells that a step in flight chooses one more input token of a sequence. The next step can have it, but not a
+    /// sequence that begins anew: its tokens come from the host.
+    pub fn expect(&mut self, key: SequenceKey) {
+        self.extend(key, 1);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.expected += 1;
+        }
+    }
+
+    /// Tells that the oldest token that was expected of a sequence is known.
+    pub fn settle(&mut self, key: SequenceKey) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.expected = entry.expected.saturating_sub(1);
+        }
+    }
+
     /// Forgets a sequence and frees its blocks. Returns how often it was preempted.
     pub fn remove(&mut self, key: SequenceKey) -> u64 {
         let Some(mut entry) = self.entries.remove(&key) else { return 0 };
@@ -132,7 +168,7 @@ impl Scheduler {
     /// Plans a step: appends its spans, in order of service. Spans are counted as computed from here on.
     pub fn plan(&mut self, spans: &mut Vec<ScheduledSpan>) {
         let first_span = spans.len();
-        let preemptions_before = self.preemptions;
+        self.preempted.clear();
         let mut budget = self.config.max_num_batched_tokens;
         let ranks: Vec<Rank> = self.running.iter().copied().collect();
         for rank in ranks {
@@ -146,10 +182,7 @@ impl Scheduler {
             }
         }
         // A step that had to preempt has no room for newcomers, and must not take its victim back.
-        while budget > 0
-            && self.preemptions == preemptions_before
-            && self.running.len() < self.config.max_num_seqs
-        {
+        while budget > 0 && self.preempted.is_empty() && self.running.len() < self.config.max_num_seqs {
             let Some(rank) = self.waiting.first().copied() else { break };
             let Some(span) = self.admit(rank, budget) else { break };
             budget -= span.len;
@@ -188,6 +221,11 @@ impl Scheduler {
         self.preemptions
     }
 
+    /// Who was preempted for the step that was planned last.
+    pub fn preempted(&self) -> &[SequenceKey] {
+        &self.preempted
+    }
+
     /// Gives a running sequence what it lacks, preempting younger ones or, if there are none, itself.
     fn schedule_running(&mut self, rank: Rank, budget: usize) -> Option<ScheduledSpan> {
         loop {
@@ -207,11 +245,11 @@ impl Scheduler {
         }
     }
 
-    /// Moves a waiting sequence to the running ones if its first chunk fits.
+    /// Moves a waiting sequence to the running ones if all its tokens are known and its first chunk fits.
     fn admit(&mut self, rank: Rank, budget: usize) -> Option<ScheduledSpan> {
         let entry = self.entries.get_mut(&rank.2)?;
         let len = (entry.available - entry.computed).min(budget);
-        if len == 0 || !self.pool.grow(&mut entry.blocks, entry.computed + len) {
+        if len == 0 || entry.expected > 0 || !self.pool.grow(&mut entry.blocks, entry.computed + len) {
             return None;
         }
         self.waiting.remove(&rank);
@@ -224,6 +262,7 @@ impl Scheduler {
     fn preempt(&mut self, rank: Rank) {
         self.running.remove(&rank);
         self.preemptions += 1;
+        self.preempted.push(rank.2);
         if let Some(entry) = self.entries.get_mut(&rank.2) {
             if entry.computed < entry.available {
                 self.waiting.insert(rank);
@@ -326,6 +365,26 @@ mod tests {
         assert_eq!(plan(&mut scheduler), [], "nothing of it is new");
         scheduler.extend(fed_later, 1);
         assert_eq!(plan(&mut scheduler), [(fed_later.0, 0, BLOCK_SIZE + 1)]);
+    }
+
+    #[test]
+    fn an_expected_token_is_computed_in_the_next_step_but_not_by_a_sequence_that_begins_anew() {
+        let mut scheduler = scheduler(100, 4, 2);
+        let old = scheduler.add(BLOCK_SIZE, 0);
+        let young = scheduler.add(BLOCK_SIZE - 1, 0);
+        assert_eq!(plan(&mut scheduler).len(), 2);
+        scheduler.expect(young);
+        assert_eq!(plan(&mut scheduler), [(young.0, BLOCK_SIZE - 1, 1)]);
+        scheduler.expect(old);
+        scheduler.expect(young);
+        scheduler.settle(young);
+        assert_eq!(plan(&mut scheduler), [(old.0, BLOCK_SIZE, 1)]);
+        assert_eq!(scheduler.preempted(), [young]);
+        scheduler.remove(old);
+        assert_eq!(plan(&mut scheduler), [], "its last token is in flight");
+        assert!(scheduler.preempted().is_empty());
+        scheduler.settle(young);
+        assert_eq!(plan(&mut scheduler), [(young.0, 0, BLOCK_SIZE + 1)]);
     }
 
     #[test]

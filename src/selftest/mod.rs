@@ -1,12 +1,14 @@
 //! What a user runs first on a new machine: every operation against its plain form, the thinker against golden
 //! outputs, and how fast memory is.
 //!
-//! [`operations`] and [`thinker`] give [`Check`]s; [`bandwidth`] gives a figure.
+//! [`operations`], [`sampling`], [`thinker`] and [`decode`] give [`Check`]s; [`bandwidth`] gives a figure.
 
 pub mod bandwidth;
+pub mod decode;
 pub mod operations;
 mod random;
 mod rows;
+pub mod sampling;
 pub mod thinker;
 
 mod attention;

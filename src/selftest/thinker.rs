@@ -12,7 +12,7 @@ use crate::models::qwen3_omni::{OmniConfig, Thinker};
 use crate::tensor::{BLOCK_SIZE, Backend, DeviceError, Dtype, StepBatch, WeightError, WeightStore};
 
 /// The cases of a set that are text alone.
-const CASES: [&str; 2] = ["thinker_text", "thinker_text_system_history"];
+pub(super) const CASES: [&str; 2] = ["thinker_text", "thinker_text_system_history"];
 /// Tokens per chunk where a prompt is computed in chunks.
 const CHUNK: usize = 5;
 /// Bound on logits: the largest difference.
@@ -223,7 +223,7 @@ fn relative_distance(ours: &[f32], due: &[f32]) -> f32 {
 }
 
 /// A file of golden tensors.
-struct Golden {
+pub(super) struct Golden {
     /// Its path, for messages.
     path: String,
     /// What it holds.
@@ -231,7 +231,7 @@ struct Golden {
 }
 
 impl Golden {
-    fn read(path: &Path) -> Result<Self, GoldenError> {
+    pub(super) fn read(path: &Path) -> Result<Self, GoldenError> {
         let shown = path.display().to_string();
         let unreadable = |cause: String| GoldenError::Unreadable { path: shown.clone(), cause };
         let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
@@ -251,7 +251,7 @@ impl Golden {
     }
 
     /// A tensor of token ids, which are stored as i64.
-    fn ids(&self, name: &str) -> Result<Vec<u32>, GoldenError> {
+    pub(super) fn ids(&self, name: &str) -> Result<Vec<u32>, GoldenError> {
         let data = self.data(name, StoredDtype::I64)?;
         let ids = data.as_chunks::<8>().0.iter().map(|bytes| u32::try_from(i64::from_le_bytes(*bytes)));
         ids.collect::<Result<_, _>>().map_err(|_| self.wrong(name, "holds what is no token id".to_owned()))

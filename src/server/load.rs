@@ -11,6 +11,7 @@ use crate::config::deploy::{DeployError, Notes, PipelineChoice};
 use crate::config::hub::HubError;
 use crate::config::{CheckpointError, Deploy};
 use crate::models::qwen3_omni::Thinker;
+use crate::stages::llm::DeviceSampling;
 use crate::stages::qwen3_omni::{
     self, BuiltPipeline, PipelineError, PipelineOptions, StageDevice, ThinkerDevice,
 };
@@ -216,6 +217,9 @@ fn load_model(
             let thinker = ThinkerDevice {
                 device: StageDevice { backend: &cuda, name: &gpu_name },
                 cache_budget: &|| Ok((cuda.free_memory()? as f64 * GPU_CACHE_SHARE) as u64),
+                model: |weights, blocks, limits, sampler| {
+                    Ok(Box::new(DeviceSampling::new(weights, blocks, limits, sampler)?))
+                },
                 embedding: &embedding,
             };
             let speech = StageDevice { backend: &cpu, name: &cpu_name };

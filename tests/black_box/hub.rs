@@ -13,6 +13,8 @@ use serde_json::json;
 
 /// The one repository that it has.
 pub(crate) const REPOSITORY: &str = "golden/tiny";
+/// The name that the repository had before.
+pub(crate) const OLD_NAME: &str = "silver/tiny";
 /// The commit that its branch `main` is.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -147,6 +149,10 @@ impl Shared {
                 socket,
                 "HTTP/1.1 {status} No\r\nX-Error-Code: {code}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             );
+        }
+        if request.path.contains(OLD_NAME) {
+            let location = format!("Location: {}\r\n", request.path.replace(OLD_NAME, REPOSITORY));
+            return send(socket, request, "307 Temporary Redirect", &location, b"");
         }
         if let Some(revision) = request.path.strip_prefix(&format!("/api/models/{REPOSITORY}/revision/")) {
             return match revision {

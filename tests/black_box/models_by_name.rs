@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::checkpoint_copy::{CheckpointCopy, WEIGHTS, original};
 use crate::client::{self, CHAT};
-use crate::hub::{COMMIT, Hub, HubRequest, Mischief, REPOSITORY};
+use crate::hub::{COMMIT, Hub, HubRequest, Mischief, OLD_NAME, REPOSITORY};
 use crate::server::{ServerProcess, serve_in_vain, serve_until};
 
 /// A directory for `HF_HOME`.
@@ -27,8 +27,13 @@ fn repository(home: &Path) -> PathBuf {
 
 /// Asks for a few words, which the model must give.
 fn assert_serves(server: &ServerProcess) {
+    assert_serves_as(server, REPOSITORY);
+}
+
+/// The same of a model that goes by this name.
+fn assert_serves_as(server: &ServerProcess, name: &str) {
     let models = client::get(server.address, "/v1/models").json();
-    assert_eq!(models["data"][0]["id"], REPOSITORY, "{models}");
+    assert_eq!(models["data"][0]["id"], name, "{models}");
     let body =
         json!({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3, "ignore_eos": true});
     let reply = client::post(server.address, CHAT, &body).json();
@@ -94,6 +99,13 @@ fn a_model_is_downloaded_once_and_then_served_without_a_request() {
         assert_serves(&ServerProcess::start_in(&[&[REPOSITORY], &*revision].concat(), &environment));
     }
     assert_eq!(hub.requests().len(), 0);
+}
+
+#[test]
+fn a_repository_is_found_under_its_old_name() {
+    let hub = Hub::start(&original());
+    let (_directory, home) = home();
+    assert_serves_as(&ServerProcess::start_in(&[OLD_NAME], &hub.environment(&home)), OLD_NAME);
 }
 
 #[test]

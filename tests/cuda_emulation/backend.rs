@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use omni_actors::selftest::operations::{self, Precision};
-use omni_actors::selftest::{Check, thinker};
+use omni_actors::selftest::{Check, decode, sampling, thinker};
 use omni_actors::tensor::cuda::kernels::FAMILIES;
 use omni_actors::tensor::cuda::{Cuda, Stored};
 
@@ -33,10 +33,12 @@ fn operations_agree_with_their_plain_form_and_use_every_kernel() {
         operations::compare(&Cuda::new(driver.clone(), stored), precision, failures(&mut failed)).unwrap();
         assert!(failed.is_empty(), "{stored:?}: {failed:#?}");
     }
-    let launched = driver.launched.lock().unwrap();
-    let entries =
-        FAMILIES.iter().filter(|family| family.name != "sampling").flat_map(|family| family.entries());
-    let unused: Vec<&str> = entries.filter(|entry| !launched.contains_key(entry)).collect();
+    let mut failed = Vec::new();
+    sampling::compare(&Cuda::new(driver.clone(), Stored::F32), failures(&mut failed)).unwrap();
+    assert!(failed.is_empty(), "{failed:#?}");
+    let launched = driver.kernels_launched();
+    let entries = FAMILIES.iter().flat_map(|family| family.entries());
+    let unused: Vec<&str> = entries.filter(|entry| !launched.contains(entry)).collect();
     assert!(unused.is_empty(), "{unused:?}");
 }
 
@@ -44,10 +46,13 @@ fn operations_agree_with_their_plain_form_and_use_every_kernel() {
 fn the_thinker_agrees_with_its_golden_outputs() {
     let Some(device) = device() else { return };
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
-    let cuda = Cuda::new(Arc::new(Emulated::new(device, MULTIPROCESSORS)), Stored::F32);
+    let driver = Emulated::new(device, MULTIPROCESSORS);
+    let cuda = Cuda::new(Arc::new(driver.clone()), Stored::F32);
     for set in thinker::sets(&goldens).unwrap() {
         let mut failed = Vec::new();
         thinker::compare(&cuda, &set, failures(&mut failed)).unwrap();
+        decode::compare(&cuda, &set, failures(&mut failed)).unwrap();
         assert!(failed.is_empty(), "{failed:#?}");
     }
+    assert!(driver.graphs_launched() > 0);
 }

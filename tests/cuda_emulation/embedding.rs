@@ -71,3 +71,23 @@ fn wanted_rows_are_gathered() {
         }
     }
 }
+
+#[test]
+fn tokens_that_the_device_knows_are_taken_where_there_is_a_source() {
+    let Some(device) = device() else { return };
+    let rows = 300;
+    let chosen: Vec<u32> = (0..7).map(|token| 100 + token).collect();
+    let sources: Vec<u32> = (0..rows).map(|row| if row % 3 == 1 { u32::MAX } else { row % 7 }).collect();
+    let tokens: Vec<u32> = (0..rows).collect();
+    let taken = Array::new(&tokens);
+    device.launch(
+        "take_tokens",
+        [2, 1, 1],
+        256,
+        0,
+        &parameters![&Array::new(&chosen), &Array::new(&sources), rows as usize, &taken],
+    );
+    let take = |(token, source): (&u32, &u32)| chosen.get(*source as usize).copied().unwrap_or(*token);
+    let due: Vec<u32> = tokens.iter().zip(&sources).map(take).collect();
+    assert_eq!(taken.read::<u32>(), due);
+}

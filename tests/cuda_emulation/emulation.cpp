@@ -244,6 +244,7 @@ static const std::map<std::string, emulation::Kernel>& kernels() {
         KERNEL(embed_bf16_bf16),
         KERNEL(gather_rows_f32),
         KERNEL(gather_rows_bf16),
+        KERNEL(take_tokens),
         // matvec.cu
         KERNEL(matvec_mma_bf16_8),
         KERNEL(matvec_mma_bf16_16),
@@ -291,6 +292,7 @@ static const std::map<std::string, emulation::Kernel>& kernels() {
         // moe_prefill.cu
         KERNEL(moe_matmul),
         // sampling.cu
+        KERNEL(count_tokens),
         KERNEL(sample),
     };
     return all;

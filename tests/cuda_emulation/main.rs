@@ -18,4 +18,5 @@ mod norm;
 mod plain;
 mod reports;
 mod sampling;
+mod steps;
 mod values;

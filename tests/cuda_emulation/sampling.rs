@@ -174,3 +174,35 @@ fn a_row_without_a_finite_logit_gets_no_token() {
     let Some(tokens) = choose(&[f32::NAN, f32::NEG_INFINITY, f32::NAN, f32::NAN], 2, &cases) else { return };
     assert_eq!(tokens, [u32::MAX; 2]);
 }
+
+#[test]
+fn a_history_begins_anew_and_takes_more_tokens_afterwards() {
+    let Some(device) = device() else { return };
+    let vocabulary = 1500_usize;
+    let history = Array::new(&vec![9_u32; vocabulary]);
+    // The last one does not exist.
+    let first: Vec<u32> =
+        [(0, IN_PROMPT), (1499, 3), (1500, 7)].iter().flat_map(|(id, word)| [*id, *word]).collect();
+    let more: Vec<u32> = (10..1300).flat_map(|id| [id, id]).collect();
+    let mut due = vec![0_u32; vocabulary];
+    (due[0], due[1499]) = (IN_PROMPT, 3);
+    for (seen, fresh) in [(first, 1_usize), (more, 0)] {
+        device.launch(
+            "count_tokens",
+            [1, 1, 1],
+            1024,
+            0,
+            &[
+                Parameter::from(&history),
+                Parameter::from(vocabulary),
+                Parameter::from(&Array::new(&seen)),
+                Parameter::from(seen.len() / 2),
+                Parameter::from(fresh),
+            ],
+        );
+        if fresh == 0 {
+            (10..1300).for_each(|id| due[id as usize] = id);
+        }
+        assert_eq!(history.read::<u32>(), due);
+    }
+}

@@ -20,8 +20,10 @@ use super::{HubError, HubSettings, RepositoryId};
 const CONNECT: Duration = Duration::from_secs(15);
 /// How long the hub may be silent: before its answer, and between two pieces of it.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Relative redirects that are followed, from one name of a repository to another.
+/// Redirects that are followed to learn of a file, from one name of a repository to another.
 const REDIRECTS: usize = 5;
+/// The header with the length of a file that is kept elsewhere.
+const LINKED_SIZE: &str = "X-Linked-Size";
 /// The most bytes of a listing.
 const LISTING: u64 = 64 << 20;
 
@@ -93,7 +95,7 @@ impl<'a> Client<'a> {
     /// The files of the revision. `Passing` means that the hub cannot be reached.
     pub(super) fn list(&self) -> Result<Listing, Failure> {
         let address = format!("{}/api/{}", self.settings.endpoint, self.repo(self.revision).api_url());
-        let mut answer = self.with_token(self.agent.get(&address)).call().map_err(passing)?;
+        let mut answer = self.with_token(self.agent.get(&address), &address).call().map_err(passing)?;
         if !answer.status().is_success() {
             return Err(self.refusal(&answer, &address));
         }
@@ -111,25 +113,25 @@ impl<'a> Client<'a> {
     /// What is known of a file of a commit.
     pub(super) fn describe(&self, commit: &str, file: &str) -> Result<RemoteFile, Failure> {
         let repo = self.repo(commit);
-        let at = |path: &str| format!("{}{path}", self.settings.endpoint);
-        let address = at(&format!("/{}/resolve/{}/{file}", repo.url(), repo.url_revision()));
+        let (endpoint, revision) = (&self.settings.endpoint, repo.url_revision());
+        let address = format!("{endpoint}/{}/resolve/{revision}/{file}", repo.url());
         let mut asked = address.clone();
         for _ in 0..REDIRECTS {
-            let request = self.with_token(self.agent.head(&asked));
+            let request = self.with_token(self.agent.head(&asked), &asked);
             let answer = request.config().max_redirects(0).build().call().map_err(passing)?;
-            let status = answer.status();
-            let elsewhere = header(answer.headers(), "Location").filter(|_| status.is_redirection());
-            match elsewhere {
-                // Another place on the hub. A whole address leads to where large files are kept, and what is to be
-                // known of them stands here.
-                Some(path) if path.starts_with('/') && !path.starts_with("//") => {
-                    asked = origin(&self.settings.endpoint).to_owned() + path;
-                }
-                _ if status.is_success() || status.is_redirection() => {
-                    return described(answer.headers(), file, &address).map_err(Failure::Final);
-                }
-                _ => return Err(self.refusal(&answer, &asked)),
+            let (status, headers) = (answer.status(), answer.headers());
+            // Of a large file all that is to be known stands beside the address where it is kept.
+            let linked = status.is_redirection() && headers.contains_key(LINKED_SIZE);
+            if status.is_success() || linked {
+                return described(headers, file, &address).map_err(Failure::Final);
             }
+            asked = match header(headers, "Location").filter(|_| status.is_redirection()) {
+                Some(path) if path.starts_with('/') && !path.starts_with("//") => {
+                    origin(&asked).to_owned() + path
+                }
+                Some(elsewhere) => elsewhere.to_owned(),
+                None => return Err(self.refusal(&answer, &asked)),
+            };
         }
         let problem = format!("more than {REDIRECTS} redirects");
         Err(Failure::Final(HubError::Answer { address, problem }))
@@ -137,18 +139,24 @@ impl<'a> Client<'a> {
 
     /// The contents of a file from a byte on, or, with status 200, all of it.
     pub(super) fn read(&self, file: &RemoteFile, from: u64) -> Result<Response<Body>, Failure> {
-        let mut request = self.with_token(self.agent.get(&file.address));
+        let mut request = self.with_token(self.agent.get(&file.address), &file.address);
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
         }
         let answer = request.call().map_err(passing)?;
-        match answer.status() {
-            StatusCode::OK | StatusCode::RANGE_NOT_SATISFIABLE => Ok(answer),
-            StatusCode::PARTIAL_CONTENT if begins_at(answer.headers(), from) => Ok(answer),
-            StatusCode::PARTIAL_CONTENT => Err(Failure::Final(HubError::Answer {
-                address: file.address.clone(),
-                problem: format!("asked from byte {from} on, it gives another part"),
-            })),
+        let broken = |problem: String| {
+            Err(Failure::Final(HubError::Answer { address: file.address.clone(), problem }))
+        };
+        match (answer.status(), whole_length(answer.status(), answer.headers())) {
+            (StatusCode::OK | StatusCode::PARTIAL_CONTENT, Some(length)) if length != file.size => {
+                broken(format!("it has {length} bytes, and was to have {}", file.size))
+            }
+            (StatusCode::PARTIAL_CONTENT, _) if !begins_at(answer.headers(), from) => {
+                broken(format!("asked from byte {from} on, it gives another part"))
+            }
+            (StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE, _) => {
+                Ok(answer)
+            }
             _ => Err(self.refusal(&answer, &file.address)),
         }
     }
@@ -157,8 +165,10 @@ impl<'a> Client<'a> {
         Repo::with_revision(self.repository.as_str().to_owned(), RepoType::Model, revision.to_owned())
     }
 
-    fn with_token(&self, request: RequestBuilder<WithoutBody>) -> RequestBuilder<WithoutBody> {
-        match &self.settings.token {
+    /// Shows the token, if the address is the hub's own.
+    fn with_token(&self, request: RequestBuilder<WithoutBody>, address: &str) -> RequestBuilder<WithoutBody> {
+        let own = origin(address) == origin(&self.settings.endpoint);
+        match self.settings.token.as_ref().filter(|_| own) {
             Some(token) => request.header("Authorization", token.authorization()),
             None => request,
         }
@@ -209,7 +219,7 @@ fn described(headers: &HeaderMap, file: &str, address: &str) -> Result<RemoteFil
     };
     let etag = header(headers, "X-Linked-Etag").or_else(|| header(headers, "ETag"));
     let etag = etag.map(|etag| etag.trim_start_matches("W/").trim_matches('"'));
-    let size = header(headers, "X-Linked-Size").or_else(|| header(headers, "Content-Length"));
+    let size = header(headers, LINKED_SIZE).or_else(|| header(headers, "Content-Length"));
     Ok(RemoteFile {
         name: file.to_owned(),
         address: address.to_owned(),
@@ -226,6 +236,15 @@ fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 fn begins_at(headers: &HeaderMap, byte: u64) -> bool {
     let range = header(headers, "Content-Range").and_then(|range| range.strip_prefix("bytes "));
     range.and_then(|range| range.split_once('-')).is_some_and(|(begin, _)| begin.parse() == Ok(byte))
+}
+
+/// The length of the whole file, as far as the answer tells.
+fn whole_length(status: StatusCode, headers: &HeaderMap) -> Option<u64> {
+    let length = match status {
+        StatusCode::PARTIAL_CONTENT => header(headers, "Content-Range")?.rsplit_once('/')?.1,
+        _ => header(headers, "Content-Length")?,
+    };
+    length.parse().ok()
 }
 
 /// Scheme and host of an address.
@@ -281,6 +300,14 @@ mod tests {
         let range = headers(&[("Content-Range", "bytes 100-199/200")]);
         assert!(begins_at(&range, 100) && !begins_at(&range, 99));
         assert!(!begins_at(&headers(&[]), 0));
+    }
+
+    #[test]
+    fn the_whole_length_is_told_with_a_part_of_it() {
+        let part = headers(&[("Content-Range", "bytes 100-199/200"), ("Content-Length", "100")]);
+        assert_eq!(whole_length(StatusCode::PARTIAL_CONTENT, &part), Some(200));
+        assert_eq!(whole_length(StatusCode::OK, &headers(&[("Content-Length", "7")])), Some(7));
+        assert_eq!(whole_length(StatusCode::OK, &headers(&[])), None);
     }
 
     #[test]

@@ -56,6 +56,11 @@ impl<B: Backend> LanguageModel<B> {
         Ok(Self { backend: loader.backend.clone(), embedding, decoder, head })
     }
 
+    /// The device that holds it.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
     /// Its dimensions.
     pub fn config(&self) -> &DecoderConfig {
         self.decoder.config()
@@ -99,16 +104,33 @@ impl<B: Backend> LanguageModel<B> {
         space: &mut Workspace<B>,
         taps: Option<&mut Taps<B>>,
     ) -> Result<(), DeviceError> {
+        self.backend.scope(|| {
+            self.upload(step, space)?;
+            self.compute(step, cache, space, taps)
+        })
+    }
+
+    /// The first part of [`forward`](Self::forward): brings a step's description to the device.
+    pub fn upload(&self, step: &StepBatch, space: &mut Workspace<B>) -> Result<(), DeviceError> {
+        space.logit_elements = step.logit_rows.len() * self.config().vocab_size;
+        self.backend.upload(step, &mut space.batch)
+    }
+
+    /// The second part of [`forward`](Self::forward), for the step that was uploaded. Nothing in it depends on
+    /// anything but the numbers of rows and what lies on the device.
+    pub fn compute(
+        &self,
+        step: &StepBatch,
+        cache: &mut B::Cache,
+        space: &mut Workspace<B>,
+        taps: Option<&mut Taps<B>>,
+    ) -> Result<(), DeviceError> {
         let backend = &self.backend;
         let (rows, wanted) = (step.rows(), step.logit_rows.len());
         let hidden = self.config().hidden_size;
-        backend.scope(|| {
-            backend.upload(step, &mut space.batch)?;
-            backend.embed(&self.embedding, &space.batch, &mut space.residual)?;
-            self.decoder.forward(rows, cache, space, taps)?;
-            space.logit_elements = wanted * self.config().vocab_size;
-            backend.gather_logit_rows(&space.normed, hidden, &space.batch, &mut space.logit_states)?;
-            backend.matmul(&space.logit_states, &self.head, wanted, &mut space.logits)
-        })
+        backend.embed(&self.embedding, &space.batch, &mut space.residual)?;
+        self.decoder.forward(rows, cache, space, taps)?;
+        backend.gather_logit_rows(&space.normed, hidden, &space.batch, &mut space.logit_states)?;
+        backend.matmul(&space.logit_states, &self.head, wanted, &mut space.logits)
     }
 }

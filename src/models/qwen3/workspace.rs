@@ -83,6 +83,21 @@ impl<B: Backend> Workspace<B> {
         self.backend.read(&self.logits, self.logit_elements, &mut self.staging)
     }
 
+    /// The step's description on the device.
+    pub fn batch(&self) -> &B::Batch {
+        &self.batch
+    }
+
+    /// The same, for a device that completes it.
+    pub fn batch_mut(&mut self) -> &mut B::Batch {
+        &mut self.batch
+    }
+
+    /// The logits where they were computed, `[logit_rows, vocab]`. They may be changed.
+    pub fn logits_on_device(&mut self) -> &mut B::Buffer {
+        &mut self.logits
+    }
+
     /// The final-norm states of the rows whose logits were wanted, `[logit_rows, hidden]`.
     pub fn logit_states(&self) -> &B::Buffer {
         &self.logit_states

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::model::TokenChoice;
 use super::spoken::SpokenTokens;
 use crate::engine::{
-    Draw, FinishReason, SampleError, SampledLogprobs, Sampler, SamplingParams, TokenHistory,
+    Draw, FinishReason, Sampled, SampledLogprobs, SamplingParams, SequenceKey, TokenHistory,
 };
 use crate::ids::{RequestId, StageId};
 use crate::stages::{ChoiceFinish, Prompt, StopReason, TextDelta, TokenLogprob, TokenLogprobs};
@@ -17,8 +18,12 @@ pub(super) struct Generation {
     /// Which of the request's choices.
     choice: u32,
     prompt: Arc<Prompt>,
-    /// Tokens generated.
+    /// Tokens generated, as far as they are known.
     output: Vec<u32>,
+    /// Further ones, which steps in flight choose.
+    in_flight: usize,
+    /// The logit row from which the last of these comes, in the step launched last.
+    last_logit_row: u32,
     params: Arc<SamplingParams>,
     /// What penalties look at.
     history: TokenHistory,
@@ -60,6 +65,8 @@ impl Generation {
             request,
             choice,
             output: Vec::new(),
+            in_flight: 0,
+            last_logit_row: 0,
             history: TokenHistory::new(&params, &prompt.token_ids),
             detokenizer: Detokenizer::new(tokenizer.clone(), &params),
             seed,
@@ -71,34 +78,41 @@ impl Generation {
         }
     }
 
-    /// `len` tokens from position `start` on, prompt and output taken as one sequence.
+    /// `len` tokens from position `start` on, prompt and output taken as one sequence. Those in flight are 0.
     pub(super) fn tokens(&self, start: usize, len: usize) -> impl Iterator<Item = u32> {
-        self.prompt.token_ids.iter().chain(&self.output).skip(start).take(len).copied()
+        let in_flight = std::iter::repeat_n(0, self.in_flight);
+        self.prompt.token_ids.iter().chain(&self.output).copied().chain(in_flight).skip(start).take(len)
     }
 
-    /// Chooses the next token by its logits and says what that gives the client.
-    pub(super) fn sample(
-        &mut self,
-        sampler: &mut Sampler,
-        logits: &mut [f32],
-        tokenizer: &Tokenizer,
-        stage: StageId,
-    ) -> Result<Step, SampleError> {
-        let draw = Draw {
-            seed: self.seed,
-            stage: stage.0,
-            choice: self.choice,
-            step: self.history.generated(),
-            within_step: 0,
-        };
-        let sampled = sampler.sample(logits, &self.params, &self.history, draw)?;
+    /// If the token before position `end` is in flight, the logit row that it comes from.
+    pub(super) fn chained_to(&self, end: usize) -> Option<u32> {
+        (end > self.prompt.token_ids.len() + self.output.len()).then_some(self.last_logit_row)
+    }
+
+    /// How the next token is chosen.
+    pub(super) fn choice(&self, key: SequenceKey, stage: StageId) -> TokenChoice<'_> {
+        let step = (self.output.len() + self.in_flight) as u32;
+        let draw = Draw { seed: self.seed, stage: stage.0, choice: self.choice, step, within_step: 0 };
+        TokenChoice { key, params: &self.params, history: &self.history, draw }
+    }
+
+    /// A step was launched that chooses the next token in a logit row. Says whether the answer may go on after it.
+    pub(super) fn launched(&mut self, logit_row: u32) -> bool {
+        self.in_flight += 1;
+        self.last_logit_row = logit_row;
+        self.output.len() + self.in_flight < self.max_tokens
+    }
+
+    /// Takes the oldest token in flight and says what that gives the client.
+    pub(super) fn accept(&mut self, sampled: &Sampled, tokenizer: &Tokenizer) -> Step {
+        self.in_flight = self.in_flight.saturating_sub(1);
         self.output.push(sampled.id);
         self.history.push(sampled.id);
         let (text, finish) = self.take(sampled.id);
         let logprobs = sampled.logprobs.iter().map(|found| logprobs(sampled.id, found, tokenizer)).collect();
         let spoken = self.speak(sampled.id, &text, finish.as_ref());
         let delta = TextDelta { choice: self.choice, text, token_ids: vec![sampled.id], logprobs, finish };
-        Ok(Step { delta, spoken })
+        Step { delta, spoken }
     }
 
     /// The tokens that are to be spoken from now on.

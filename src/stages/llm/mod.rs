@@ -1,22 +1,28 @@
 //! A stage that generates text with a language model: the thinker.
 //!
 //! The engine loop in one place: [`plan`](Stage::plan) asks the scheduler for the spans of the next step,
-//! [`launch`](Stage::launch) lays them out as a batch, runs the model and samples, and what came out waits for
-//! [`poll`](Stage::poll).
+//! [`launch`](Stage::launch) lays them out as a batch and has the model start on it, and [`poll`](Stage::poll) takes
+//! the tokens that were chosen: text is given out, answers end.
+//!
+//! A model that chooses tokens on its device has a second step launched while the first is under way. A sequence goes
+//! on in it with the token that the first one is to choose. What an answer turns out not to need, because that token
+//! ended it or the request is gone, is computed for nothing and ignored: its sequence is not known any more.
 
+mod device_sampling;
 mod generation;
+mod host_sampling;
 mod model;
 mod spoken;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-pub use model::{ModelRunner, StepModel};
+pub use device_sampling::DeviceSampling;
+pub use host_sampling::HostSampling;
+pub use model::{ModelStep, StepModel, StepOutcome, TokenChoice};
 
 use self::generation::{Generation, Start, Step};
-use crate::engine::{
-    BlockPool, FinishReason, Sampler, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey,
-};
+use crate::engine::{BlockPool, FinishReason, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey};
 use crate::ids::{RequestId, StageId};
 use crate::metrics::ReplicaStats;
 use crate::stages::engine_statistics::EngineStatistics;
@@ -25,8 +31,12 @@ use crate::stages::{
     Ticket,
 };
 use crate::tensor::StepBatch;
+use crate::tensor::device_steps::ChainedRow;
 use crate::text::Tokenizer;
 use crate::transport::{Chunk, Payload};
+
+/// The most steps in flight. The next step can have the tokens of the one before it; those of older ones must be known.
+const STEPS_IN_FLIGHT: usize = 2;
 
 /// How an [`LlmStage`] works.
 #[derive(Debug, Clone)]
@@ -55,22 +65,33 @@ pub struct LlmStage<M> {
     model: M,
     tokenizer: Arc<Tokenizer>,
     scheduler: Scheduler,
-    sampler: Sampler,
     requests: HashMap<RequestId, Request>,
     generations: HashMap<SequenceKey, Generation>,
     /// The step that was planned last.
     spans: Vec<ScheduledSpan>,
     /// The same as rows, for the model.
     batch: StepBatch,
-    /// Choices that ended in the step that was launched.
+    /// Its rows whose token is in flight.
+    chained: Vec<ChainedRow>,
+    /// Steps launched and not collected, oldest first.
+    in_flight: VecDeque<StepInFlight>,
+    /// Choices that ended in the step that was collected.
     ended: Vec<(SequenceKey, FinishReason)>,
     /// Requests that failed in it.
     failed: Vec<(RequestId, StageError)>,
-    /// Its outputs.
+    /// What is to be given out.
     outputs: Vec<StageOutput>,
     /// `None` when nobody counts.
     statistics: Option<EngineStatistics>,
+    /// Steps launched.
     steps: u64,
+}
+
+/// A step that was launched and is not collected.
+struct StepInFlight {
+    ticket: Ticket,
+    /// The sequence that each logit row continues.
+    sampled: Vec<SequenceKey>,
 }
 
 /// A request: its choices, and how those that ended did.
@@ -96,7 +117,6 @@ impl<M: StepModel> LlmStage<M> {
             )));
         }
         Ok(Self {
-            sampler: Sampler::new(settings.eos_ids.clone(), Vec::new()),
             statistics: settings.statistics.then(EngineStatistics::default),
             eos_ids: settings.eos_ids.as_slice().into(),
             settings,
@@ -107,6 +127,8 @@ impl<M: StepModel> LlmStage<M> {
             generations: HashMap::new(),
             spans: Vec::new(),
             batch: StepBatch::default(),
+            chained: Vec::new(),
+            in_flight: VecDeque::new(),
             ended: Vec::new(),
             failed: Vec::new(),
             outputs: Vec::new(),
@@ -135,10 +157,15 @@ impl<M: StepModel> LlmStage<M> {
     /// Lays the planned spans out as rows.
     fn fill_batch(&mut self) {
         self.batch.clear();
+        self.chained.clear();
         for span in &self.spans {
             let Some(generation) = self.generations.get(&span.key) else { continue };
             let tokens = generation.tokens(span.start, span.len);
             self.batch.push_text(tokens, span.start, self.scheduler.block_table(span.key), span.reaches_end);
+            if let Some(logit_row) = generation.chained_to(span.start + span.len) {
+                let row = self.batch.rows().saturating_sub(1) as u32;
+                self.chained.push(ChainedRow { row, logit_row });
+            }
         }
     }
 
@@ -157,30 +184,51 @@ impl<M: StepModel> LlmStage<M> {
         }
     }
 
-    /// Runs the model and samples the next token of every sequence whose span reaches its end.
-    fn forward_and_sample(&mut self) -> Result<(), StageError> {
-        let vocabulary = self.model.vocabulary_size();
-        let mut rows = self.model.forward(&self.batch)?.chunks_exact_mut(vocabulary);
-        for span in self.spans.iter().filter(|span| span.reaches_end) {
-            let Some(generation) = self.generations.get_mut(&span.key) else { continue };
-            let Some(logits) = rows.next() else {
-                return Err(StageError::Device("the model gave fewer rows of logits than asked for".into()));
-            };
+    /// Has the model start on the step, which chooses the next token of every sequence whose span reaches its end.
+    /// These can go on at once, but for those that have all their tokens then.
+    fn launch_model(&mut self) -> Result<Ticket, StageError> {
+        let stage = self.settings.stage;
+        let choices: Vec<TokenChoice<'_>> = self
+            .spans
+            .iter()
+            .filter(|span| span.reaches_end)
+            .filter_map(|span| Some(self.generations.get(&span.key)?.choice(span.key, stage)))
+            .collect();
+        self.model.launch(&ModelStep { batch: &self.batch, chained: &self.chained, choices: &choices })?;
+        let sampled: Vec<SequenceKey> = choices.iter().map(|choice| choice.key).collect();
+        for (logit_row, key) in sampled.iter().enumerate() {
+            let generation = self.generations.get_mut(key);
+            if generation.is_some_and(|generation| generation.launched(logit_row as u32)) {
+                self.scheduler.expect(*key);
+            }
+        }
+        let ticket = Ticket(self.steps);
+        self.steps += 1;
+        self.in_flight.push_back(StepInFlight { ticket, sampled });
+        Ok(ticket)
+    }
+
+    /// Takes what a step chose. Sequences that ended or were removed since its launch are not known any more.
+    fn take_chosen(&mut self, sampled: &[SequenceKey], outcome: StepOutcome) -> Result<(), StageError> {
+        if outcome.chosen.len() != sampled.len() {
+            return Err(StageError::Device("the model chose for fewer rows than asked for".into()));
+        }
+        for (key, chosen) in sampled.iter().zip(outcome.chosen) {
+            let Some(generation) = self.generations.get_mut(key) else { continue };
             let id = generation.request;
-            let sampled = generation.sample(&mut self.sampler, logits, &self.tokenizer, self.settings.stage);
-            let Step { delta, spoken } = match sampled {
-                Ok(step) => step,
+            let Step { delta, spoken } = match chosen {
+                Ok(chosen) => generation.accept(&chosen, &self.tokenizer),
                 Err(error) => {
                     self.failed.push((id, StageError::Failed(error.to_string())));
                     continue;
                 }
             };
+            self.scheduler.settle(*key);
             if let Some(statistics) = &mut self.statistics {
                 statistics.token(id, delta.choice);
             }
-            match &delta.finish {
-                None => self.scheduler.extend(span.key, 1),
-                Some(finish) => self.ended.push((span.key, finish.reason)),
+            if let Some(finish) = &delta.finish {
+                self.ended.push((*key, finish.reason));
             }
             let event = StageEvent::Client(Output::Text(delta));
             self.outputs.push(StageOutput { request: id, event });
@@ -206,6 +254,7 @@ impl<M: StepModel> LlmStage<M> {
     fn finish_ended(&mut self) {
         while let Some((key, reason)) = self.ended.pop() {
             let preemptions = self.scheduler.remove(key);
+            self.model.release(key);
             let Some(generation) = self.generations.remove(&key) else { continue };
             let id = generation.request;
             let Some(request) = self.requests.get_mut(&id) else { continue };
@@ -273,6 +322,7 @@ impl<M: StepModel> Stage for LlmStage<M> {
         let Some(state) = self.requests.remove(&request) else { return };
         for key in state.sequences {
             self.scheduler.remove(key);
+            self.model.release(key);
             self.generations.remove(&key);
         }
         if let Some(statistics) = &mut self.statistics {
@@ -283,25 +333,46 @@ impl<M: StepModel> Stage for LlmStage<M> {
     fn plan(&mut self) -> Readiness {
         self.spans.clear();
         self.scheduler.plan(&mut self.spans);
+        for key in self.scheduler.preempted() {
+            self.model.release(*key);
+        }
         if self.spans.is_empty() { Readiness::Idle } else { Readiness::Ready }
     }
 
     fn launch(&mut self) -> Result<Ticket, StageError> {
         self.fill_batch();
         self.note_started();
-        self.forward_and_sample()?;
-        if let Some(statistics) = &mut self.statistics {
-            statistics.step();
-        }
-        self.give_up_failed();
-        self.finish_ended();
-        self.steps += 1;
-        Ok(Ticket(self.steps - 1))
+        self.launch_model()
     }
 
-    fn poll(&mut self, _: Ticket, _: bool, outputs: &mut Vec<StageOutput>) -> Result<Poll, StageError> {
+    fn poll(
+        &mut self,
+        ticket: Ticket,
+        wait: bool,
+        outputs: &mut Vec<StageOutput>,
+    ) -> Result<Poll, StageError> {
+        let oldest = self.in_flight.front().is_some_and(|step| step.ticket == ticket);
+        let mut poll = Poll::Complete;
+        if oldest {
+            match self.model.collect(wait)? {
+                Some(outcome) => {
+                    let sampled = self.in_flight.pop_front().map(|step| step.sampled).unwrap_or_default();
+                    self.take_chosen(&sampled, outcome)?;
+                    if let Some(statistics) = &mut self.statistics {
+                        statistics.step();
+                    }
+                    self.give_up_failed();
+                    self.finish_ended();
+                }
+                None => poll = Poll::Pending,
+            }
+        }
         outputs.append(&mut self.outputs);
-        Ok(Poll::Complete)
+        Ok(poll)
+    }
+
+    fn steps_in_flight(&self) -> usize {
+        self.model.steps_in_flight().min(STEPS_IN_FLIGHT)
     }
 
     fn report(&mut self, stats: &mut ReplicaStats) {

@@ -1,54 +1,88 @@
-//! What a text-generating stage asks of its model.
+//! What a text-generating stage asks of its model: steps that are launched now and collected later.
 
-use std::sync::Arc;
+use std::time::Duration;
 
-use crate::models::qwen3::{LanguageModel, Workspace};
+use crate::engine::{Draw, SampleError, Sampled, SamplingParams, SequenceKey, TokenHistory};
 use crate::stages::StageError;
-use crate::tensor::{Backend, DeviceError, StepBatch};
+use crate::tensor::device_steps::ChainedRow;
+use crate::tensor::{DeviceError, StepBatch};
 
-/// A language model with its KV cache, one step at a time.
+/// A language model with its KV cache, which computes steps in the order of their launch and chooses tokens.
+///
+/// An error means that the device is broken.
 pub trait StepModel: Send {
     /// Width of a row of logits.
     fn vocabulary_size(&self) -> usize;
 
-    /// Computes a step and gives the logits of its logit rows, `[logit_rows, vocabulary]`. The caller may change
-    /// them. An error means that the device is broken.
-    fn forward(&mut self, batch: &StepBatch) -> Result<&mut [f32], StageError>;
-}
+    /// How many steps may be launched before the first of them is collected: 1, or 2 if it can chain rows.
+    fn steps_in_flight(&self) -> usize {
+        1
+    }
 
-/// A [`LanguageModel`] with the memory that one replica works in. The weights are shared.
-pub struct ModelRunner<B: Backend> {
-    model: Arc<LanguageModel<B>>,
-    cache: B::Cache,
-    workspace: Workspace<B>,
-    /// Logits of the last step, for the sampler to work on.
-    logits: Vec<f32>,
-}
+    /// Starts a step.
+    fn launch(&mut self, step: &ModelStep<'_>) -> Result<(), StageError>;
 
-impl<B: Backend> ModelRunner<B> {
-    /// Memory for a cache of `blocks` blocks and steps of up to `max_rows` rows, of which `max_logit_rows` want logits.
-    pub fn new(
-        model: Arc<LanguageModel<B>>,
-        blocks: usize,
-        max_rows: usize,
-        max_logit_rows: usize,
-    ) -> Result<Self, DeviceError> {
-        let cache = model.new_cache(blocks)?;
-        let workspace = model.new_workspace(max_rows, max_logit_rows)?;
-        Ok(Self { model, cache, workspace, logits: Vec::new() })
+    /// The outcome of the oldest step in flight; `None` while it is computed, which with `wait` is waited for.
+    fn collect(&mut self, wait: bool) -> Result<Option<StepOutcome>, StageError>;
+
+    /// Lets go of what is kept of a sequence besides its tokens. It may come again, to be computed anew.
+    fn release(&mut self, key: SequenceKey) {
+        let _ = key;
     }
 }
 
-impl<B: Backend> StepModel for ModelRunner<B> {
+/// A step, and how it chooses tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelStep<'a> {
+    /// Its rows.
+    pub batch: &'a StepBatch,
+    /// The rows whose token the step launched just before chooses; their token id in `batch` means nothing.
+    pub chained: &'a [ChainedRow],
+    /// How the token of each logit row is chosen, `[logit_rows]`.
+    pub choices: &'a [TokenChoice<'a>],
+}
+
+/// How the token of a row is chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenChoice<'a> {
+    /// The sequence that it continues.
+    pub key: SequenceKey,
+    /// What was asked for.
+    pub params: &'a SamplingParams,
+    /// The tokens of the sequence, without those that steps in flight choose.
+    pub history: &'a TokenHistory,
+    /// Which random number decides. Its step counts the tokens generated before, those in flight too.
+    pub draw: Draw,
+}
+
+/// What a step gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOutcome {
+    /// What was chosen for each logit row.
+    pub chosen: Vec<Result<Sampled, SampleError>>,
+    /// How long the device took for it.
+    pub device_time: Duration,
+}
+
+impl<M: StepModel + ?Sized> StepModel for Box<M> {
     fn vocabulary_size(&self) -> usize {
-        self.model.config().vocab_size
+        (**self).vocabulary_size()
     }
 
-    fn forward(&mut self, batch: &StepBatch) -> Result<&mut [f32], StageError> {
-        self.model.forward(batch, &mut self.cache, &mut self.workspace, None)?;
-        self.logits.clear();
-        self.logits.extend_from_slice(self.workspace.logits()?);
-        Ok(&mut self.logits)
+    fn steps_in_flight(&self) -> usize {
+        (**self).steps_in_flight()
+    }
+
+    fn launch(&mut self, step: &ModelStep<'_>) -> Result<(), StageError> {
+        (**self).launch(step)
+    }
+
+    fn collect(&mut self, wait: bool) -> Result<Option<StepOutcome>, StageError> {
+        (**self).collect(wait)
+    }
+
+    fn release(&mut self, key: SequenceKey) {
+        (**self).release(key);
     }
 }
 

@@ -1,52 +1,134 @@
 //! The engine loop over a model that shows which tokens it was given, and where it found them.
 
+use std::time::Duration;
+
 use super::*;
 use crate::config::Checkpoint;
-use crate::engine::SamplingParams;
-use crate::stages::Cancellation;
+use crate::engine::{Draw, Sampler, SamplingParams, TokenHistory};
+use crate::stages::{Cancellation, TextDelta};
 use crate::tensor::BLOCK_SIZE;
 
 /// Width of the logits.
 const VOCABULARY: usize = 211;
 /// The most tokens of prompt and answer together.
 const MAX_MODEL_LEN: usize = 64;
+/// Sequences that run at the same time.
+const MAX_NUM_SEQS: usize = 16;
+/// The token that ends an answer.
+const END: u32 = 7;
 
-/// A model whose cache holds token ids, and whose logits depend on every token that it finds there for a sequence.
-/// A token that was not computed, or that another sequence has written over, changes everything behind it.
-struct ContextModel {
+/// A device with a model whose cache holds token ids, and whose logits depend on every token that it finds there for a
+/// sequence. A token that was not computed, or that another sequence has written over, changes everything behind it.
+///
+/// It works in the order of the launches and as late as it may: when a step is collected.
+struct LateDevice {
+    steps_in_flight: usize,
     /// The token in each slot of the cache.
     slots: Vec<u32>,
-    /// Of the last step.
-    logits: Vec<f32>,
+    /// What was launched, oldest first.
+    launched: VecDeque<Launched>,
+    /// The tokens of the step that was computed last, by logit row.
+    chosen: Vec<u32>,
+    /// Where the history of each sequence is counted, and where none is.
+    taken: HashMap<SequenceKey, usize>,
+    free: Vec<usize>,
+    /// The histories.
+    histories: Vec<TokenHistory>,
+    sampler: Sampler,
+    /// The most rows of a step that were chained.
+    most_chained: usize,
 }
 
-impl ContextModel {
-    fn new(blocks: usize) -> Self {
-        Self { slots: vec![u32::MAX; blocks * BLOCK_SIZE], logits: Vec::new() }
+/// A step with all that it needs.
+struct Launched {
+    batch: StepBatch,
+    chained: Vec<ChainedRow>,
+    /// Histories that begin with it.
+    begun: Vec<(usize, TokenHistory)>,
+    /// How each logit row chooses, and which history counts it.
+    choices: Vec<(usize, SamplingParams, Draw)>,
+}
+
+impl LateDevice {
+    fn new(blocks: usize, steps_in_flight: usize) -> Self {
+        Self {
+            steps_in_flight,
+            slots: vec![u32::MAX; blocks * BLOCK_SIZE],
+            launched: VecDeque::new(),
+            chosen: Vec::new(),
+            taken: HashMap::new(),
+            free: (0..MAX_NUM_SEQS).collect(),
+            histories: vec![TokenHistory::default(); MAX_NUM_SEQS],
+            sampler: Sampler::new(vec![END], Vec::new()),
+            most_chained: 0,
+        }
+    }
+
+    fn logits(&self, batch: &StepBatch, row: u32) -> Vec<f32> {
+        let span = batch.sequences.iter().find(|span| span.first_row + span.rows - 1 == row).unwrap();
+        let token = |position: usize| {
+            let block = span.block_table[position / BLOCK_SIZE] as usize;
+            self.slots[block * BLOCK_SIZE + position % BLOCK_SIZE]
+        };
+        let context = (0..span.context as usize).fold(0, |hash, at| mix(hash ^ u64::from(token(at))));
+        let logit = |id: usize| (mix(context ^ id as u64) >> 40) as f32 / (1 << 22) as f32;
+        (0..VOCABULARY).map(logit).collect()
     }
 }
 
-impl StepModel for ContextModel {
+impl StepModel for LateDevice {
     fn vocabulary_size(&self) -> usize {
         VOCABULARY
     }
 
-    fn forward(&mut self, batch: &StepBatch) -> Result<&mut [f32], StageError> {
+    fn steps_in_flight(&self) -> usize {
+        self.steps_in_flight
+    }
+
+    fn launch(&mut self, step: &ModelStep<'_>) -> Result<(), StageError> {
+        let (mut begun, mut choices) = (Vec::new(), Vec::new());
+        for choice in step.choices {
+            let history = *self.taken.entry(choice.key).or_insert_with(|| {
+                let history = self.free.pop().expect("histories are let go of");
+                begun.push((history, choice.history.clone()));
+                history
+            });
+            choices.push((history, choice.params.clone(), choice.draw));
+        }
+        let (batch, chained) = (step.batch.clone(), step.chained.to_vec());
+        self.launched.push_back(Launched { batch, chained, begun, choices });
+        assert!(self.launched.len() <= self.steps_in_flight);
+        Ok(())
+    }
+
+    fn collect(&mut self, _: bool) -> Result<Option<StepOutcome>, StageError> {
+        let Launched { mut batch, chained, begun, choices } = self.launched.pop_front().unwrap();
+        for (place, history) in begun {
+            self.histories[place] = history;
+        }
+        self.most_chained = self.most_chained.max(chained.len());
+        for ChainedRow { row, logit_row } in chained {
+            batch.token_ids[row as usize] = self.chosen[logit_row as usize];
+        }
         for (&slot, &token) in batch.slot_mapping.iter().zip(&batch.token_ids) {
             self.slots[slot as usize] = token;
         }
-        self.logits.clear();
-        for row in &batch.logit_rows {
-            let span = batch.sequences.iter().find(|span| span.first_row + span.rows - 1 == *row).unwrap();
-            let token = |position: usize| {
-                let block = span.block_table[position / BLOCK_SIZE] as usize;
-                self.slots[block * BLOCK_SIZE + position % BLOCK_SIZE]
-            };
-            let context = (0..span.context as usize).fold(0, |hash, at| mix(hash ^ u64::from(token(at))));
-            let logit = |id: usize| (mix(context ^ id as u64) >> 40) as f32 / (1 << 22) as f32;
-            self.logits.extend((0..VOCABULARY).map(logit));
+        let (mut tokens, mut chosen) = (Vec::new(), Vec::new());
+        for (row, (history, params, draw)) in batch.logit_rows.iter().zip(&choices) {
+            let (mut logits, history) = (self.logits(&batch, *row), &mut self.histories[*history]);
+            assert_eq!(history.generated(), draw.step);
+            let sampled = self.sampler.sample(&mut logits, params, history, *draw);
+            let id = sampled.as_ref().map_or(u32::MAX, |sampled| sampled.id);
+            history.push(id);
+            tokens.push(id);
+            chosen.push(sampled);
         }
-        Ok(&mut self.logits)
+        self.chosen = tokens;
+        Ok(Some(StepOutcome { chosen, device_time: Duration::ZERO }))
+    }
+
+    fn release(&mut self, key: SequenceKey) {
+        self.free.extend(self.taken.remove(&key));
     }
 }
 
@@ -55,18 +137,23 @@ fn mix(value: u64) -> u64 {
     mixed ^ (mixed >> 29)
 }
 
-fn stage(blocks: usize, tokens_per_step: usize) -> LlmStage<ContextModel> {
+/// A stage that has the next step launched while one is under way.
+fn stage(blocks: usize, tokens_per_step: usize) -> LlmStage<LateDevice> {
+    stage_with(2, blocks, tokens_per_step)
+}
+
+fn stage_with(steps_in_flight: usize, blocks: usize, tokens_per_step: usize) -> LlmStage<LateDevice> {
     let tokenizer = Tokenizer::from_files(&Checkpoint::demo().tokenizer_files().unwrap()).unwrap();
     let settings = LlmSettings {
         stage: StageId(0),
-        scheduler: SchedulerConfig { max_num_batched_tokens: tokens_per_step, max_num_seqs: 16 },
+        scheduler: SchedulerConfig { max_num_batched_tokens: tokens_per_step, max_num_seqs: MAX_NUM_SEQS },
         cache_blocks: blocks,
         max_model_len: MAX_MODEL_LEN,
-        eos_ids: vec![7],
+        eos_ids: vec![END],
         seed: 1,
         statistics: true,
     };
-    LlmStage::new(ContextModel::new(blocks), Arc::new(tokenizer), settings).unwrap()
+    LlmStage::new(LateDevice::new(blocks, steps_in_flight), Arc::new(tokenizer), settings).unwrap()
 }
 
 fn request(id: u64, prompt_tokens: usize, choices: u32, sampling: SamplingParams) -> StageRequest {
@@ -85,19 +172,31 @@ fn request(id: u64, prompt_tokens: usize, choices: u32, sampling: SamplingParams
     }
 }
 
-/// Runs until nothing is left to do and gives back all outputs.
-fn run(stage: &mut LlmStage<ContextModel>) -> Vec<StageOutput> {
+/// Runs until nothing is left to do, as a worker does, and gives back all outputs. `between` is called after every poll.
+fn run_with(
+    stage: &mut LlmStage<LateDevice>,
+    mut between: impl FnMut(&mut LlmStage<LateDevice>, usize),
+) -> Vec<StageOutput> {
     let mut outputs = Vec::new();
-    for _ in 0..10_000 {
-        if stage.plan() == Readiness::Idle {
+    let mut in_flight = VecDeque::new();
+    for turn in 0..10_000 {
+        while in_flight.len() < stage.steps_in_flight() && stage.plan() == Readiness::Ready {
+            in_flight.push_back(stage.launch().unwrap());
+        }
+        let Some(oldest) = in_flight.pop_front() else {
             assert_eq!((stage.requests.len(), stage.generations.len()), (0, 0), "nothing is left behind");
             assert_eq!(stage.scheduler.cache_usage(), 0.0);
+            assert!(stage.model.taken.is_empty());
             return outputs;
-        }
-        let ticket = stage.launch().unwrap();
-        stage.poll(ticket, true, &mut outputs).unwrap();
+        };
+        assert_eq!(stage.poll(oldest, true, &mut outputs).unwrap(), Poll::Complete);
+        between(stage, turn);
     }
     panic!("it never ends");
+}
+
+fn run(stage: &mut LlmStage<LateDevice>) -> Vec<StageOutput> {
+    run_with(stage, |_, _| {})
 }
 
 /// The tokens of one choice.
@@ -145,7 +244,7 @@ fn preemption_and_company_do_not_change_what_a_request_gets() {
     let together = run(&mut crowded);
     assert!(crowded.scheduler.preemptions() > 0, "the cache is too small to hold them all");
     for request in requests {
-        let mut alone = stage(64, 64);
+        let mut alone = stage_with(1, 64, 64);
         alone.add(request.clone()).unwrap();
         let outputs = run(&mut alone);
         assert_eq!(alone.scheduler.preemptions(), 0);
@@ -220,15 +319,151 @@ fn a_removed_request_leaves_nothing_behind() {
     for id in 0..3 {
         stage.add(request(id, 20, 2, sampled())).unwrap();
     }
-    for _ in 0..5 {
-        assert_eq!(stage.plan(), Readiness::Ready);
-        stage.launch().unwrap();
+    let outputs = run_with(&mut stage, |stage, turn| {
+        if turn == 5 {
+            (0..3).for_each(|id| stage.remove(RequestId(id)));
+            stage.remove(RequestId(99));
+        }
+    });
+    assert!(ends(&outputs).is_empty());
+}
+
+/// A number below `bound`.
+fn below(seed: &mut u64, bound: u64) -> u64 {
+    *seed = mix(seed.wrapping_add(0x9e37_79b9_7f4a_7c15));
+    (*seed >> 33) % bound
+}
+
+/// Parameters of all kinds, chosen by a number.
+fn any_params(seed: &mut u64) -> SamplingParams {
+    let greedy = below(seed, 3) == 0;
+    let penalties = below(seed, 2) == 0;
+    let max_tokens = 1 + below(seed, 40) as u32;
+    SamplingParams {
+        temperature: if greedy { 0.0 } else { 1.2 },
+        repetition_penalty: if penalties { 1.3 } else { 1.0 },
+        presence_penalty: if penalties { 0.4 } else { 0.0 },
+        frequency_penalty: if penalties { 0.3 } else { 0.0 },
+        max_tokens,
+        min_tokens: below(seed, 4).min(u64::from(max_tokens)) as u32,
+        ignore_eos: below(seed, 4) == 0,
+        // Letters come often, so that answers end early here and there.
+        stop: if below(seed, 2) == 0 { vec!["e".to_owned(), "Z".to_owned()] } else { Vec::new() },
+        stop_token_ids: if below(seed, 3) == 0 { (20..26).collect() } else { Vec::new() },
+        logit_bias: if below(seed, 3) == 0 { [(END, 1.5), (9, -100.0)].into() } else { Default::default() },
+        logprobs: (below(seed, 4) == 0).then_some(2),
+        ..SamplingParams::default()
     }
-    for id in 0..3 {
-        stage.remove(RequestId(id));
+}
+
+/// What a client gets of one choice.
+fn answer(outputs: &[StageOutput], id: u64, choice: u32) -> Vec<TextDelta> {
+    let delta = |output: &StageOutput| match &output.event {
+        StageEvent::Client(Output::Text(delta))
+            if output.request == RequestId(id) && delta.choice == choice =>
+        {
+            Some(delta.clone())
+        }
+        _ => None,
+    };
+    outputs.iter().filter_map(delta).collect()
+}
+
+#[test]
+fn a_second_step_in_flight_changes_no_answer_whatever_ends_it() {
+    let (mut preemptions, mut aborted, mut stopped) = (0, 0, 0);
+    for mut seed in 0..60 {
+        let count = 1 + below(&mut seed, 7);
+        let (blocks, budget) = (4 + below(&mut seed, 6) as usize, 8 + below(&mut seed, 30) as usize);
+        let requests: Vec<StageRequest> = (0..count)
+            .map(|id| {
+                let (prompt, choices) = (1 + below(&mut seed, 30), 1 + below(&mut seed, 2));
+                request(id, prompt as usize, choices as u32, any_params(&mut seed))
+            })
+            .collect();
+        let victim = RequestId(below(&mut seed, count));
+        let abort_at = below(&mut seed, 60) as usize;
+        let [single, double] = [1, 2].map(|steps_in_flight| {
+            let mut stage = stage_with(steps_in_flight, blocks, budget);
+            let mut later = requests.iter();
+            let mut add = |stage: &mut LlmStage<LateDevice>| {
+                later.next().into_iter().for_each(|request| stage.add(request.clone()).unwrap());
+            };
+            add(&mut stage);
+            let outputs = run_with(&mut stage, |stage, turn| {
+                if turn % 2 == 0 || turn == 1 {
+                    add(stage);
+                }
+                // Both finish what is left if the first request ends early.
+                if stage.requests.is_empty() {
+                    (0..count).for_each(|_| add(stage));
+                }
+                if steps_in_flight == 2 && turn == abort_at {
+                    stage.remove(victim);
+                }
+            });
+            if steps_in_flight == 2 {
+                preemptions += stage.scheduler.preemptions();
+                assert!(stage.model.most_chained > 0 || requests.iter().all(|r| r.sampling.max_tokens == 1));
+            }
+            outputs
+        });
+        let ends = [&single, &double].map(|outputs| ends(outputs).into_iter().collect::<HashMap<_, _>>());
+        for StageRequest { id, choices, .. } in &requests {
+            let was_aborted = !ends[1].contains_key(&id.0);
+            assert!(!was_aborted || *id == victim);
+            aborted += usize::from(was_aborted);
+            for choice in 0..*choices {
+                let (due, got) = (answer(&single, id.0, choice), answer(&double, id.0, choice));
+                let length = if was_aborted { got.len() } else { due.len() };
+                assert_eq!(got, due[..length], "request {id}, choice {choice}");
+                stopped += usize::from(due.last().unwrap().finish.as_ref().unwrap().stop_reason.is_some());
+            }
+            if !was_aborted {
+                assert_eq!(ends[0][&id.0], ends[1][&id.0]);
+            }
+        }
     }
-    stage.remove(RequestId(99));
-    run(&mut stage);
+    assert!(preemptions > 0 && aborted > 0 && stopped > 0, "{preemptions} {aborted} {stopped}");
+}
+
+#[test]
+fn a_freed_block_is_handed_on_while_a_step_in_flight_still_writes_to_it() {
+    let mut stage = stage(4, 64);
+    let ends_at_once = SamplingParams { stop_token_ids: (0..VOCABULARY as u32).collect(), ..sampled() };
+    stage.add(request(1, 3, 1, ends_at_once)).unwrap();
+    assert_eq!(stage.plan(), Readiness::Ready);
+    let first = stage.launch().unwrap();
+    assert_eq!(stage.plan(), Readiness::Ready);
+    let wasted = stage.launch().unwrap();
+    let mut outputs = Vec::new();
+    stage.poll(first, true, &mut outputs).unwrap();
+    assert_eq!(tokens_of(&outputs, 1, 0).len(), 1);
+    let other = request(2, BLOCK_SIZE, 1, SamplingParams { max_tokens: 8, ..sampled() });
+    stage.add(other.clone()).unwrap();
+    assert_eq!(stage.plan(), Readiness::Ready);
+    let given = stage.scheduler.block_table(stage.spans[0].key);
+    assert_eq!(stage.model.launched[0].batch.sequences[0].block_table, given, "the block that was freed");
+    let fresh = stage.launch().unwrap();
+    stage.poll(wasted, true, &mut outputs).unwrap();
+    stage.poll(fresh, true, &mut outputs).unwrap();
+    outputs.extend(run(&mut stage));
+    let mut alone = stage_with(1, 4, 64);
+    alone.add(other).unwrap();
+    assert_eq!(tokens_of(&outputs, 2, 0), tokens_of(&run(&mut alone), 2, 0));
+    assert_eq!(tokens_of(&outputs, 1, 0).len(), 1, "what the wasted row chose is ignored");
+}
+
+#[test]
+fn an_answer_that_ends_by_length_is_not_scheduled_again() {
+    let mut stage = stage(4, 64);
+    stage.add(request(1, 5, 1, SamplingParams { max_tokens: 1, ..sampled() })).unwrap();
+    assert_eq!(stage.plan(), Readiness::Ready);
+    let only = stage.launch().unwrap();
+    assert_eq!(stage.plan(), Readiness::Idle);
+    let mut outputs = Vec::new();
+    stage.poll(only, true, &mut outputs).unwrap();
+    assert_eq!(ends(&outputs), [(1, Ok(FinishReason::Length))]);
 }
 
 #[test]

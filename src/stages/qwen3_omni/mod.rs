@@ -10,7 +10,7 @@ pub use self::defaults::built_in_deploy;
 use self::defaults::{eos_ids, read_config};
 use crate::config::deploy::{CodecChunks, StageKind};
 use crate::config::{Checkpoint, CheckpointError, Deploy, Source, StageDeploy};
-use crate::engine::SchedulerConfig;
+use crate::engine::{Sampler, SchedulerConfig};
 use crate::ids::StageId;
 use crate::models::LoadError;
 use crate::models::qwen3::LanguageModel;
@@ -19,10 +19,10 @@ use crate::models::qwen3_omni::{
 };
 use crate::stages::cache_memory::{CacheTooLarge, cache_blocks, free_memory};
 use crate::stages::code2wav::{Code2WavSettings, Code2WavStage};
-use crate::stages::llm::{LlmSettings, LlmStage, ModelRunner};
+use crate::stages::llm::{HostSampling, LlmSettings, LlmStage, StepModel};
 use crate::stages::talker::{TalkerModels, TalkerSettings, TalkerStage};
 use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSize, StageSpec};
-use crate::tensor::{Backend, Convolution, DeviceError, InputRows, Taken, WeightStore};
+use crate::tensor::{Backend, BatchLimits, Convolution, DeviceError, InputRows, Taken, WeightStore};
 use crate::text::Tokenizer;
 use crate::transport::PayloadKind;
 
@@ -99,9 +99,16 @@ pub struct ThinkerDevice<'a, T: Backend, S: Backend> {
     pub device: StageDevice<'a, T>,
     /// Bytes that the KV caches of the thinker may take; asked once the weights are loaded.
     pub cache_budget: &'a dyn Fn() -> Result<u64, DeviceError>,
+    /// Makes what a replica of the thinker works with.
+    pub model: ReplicaModel<T>,
     /// The table of the thinker's embeddings on the device of the stages that speak, which the talker reads too.
     pub embedding: EmbeddingFor<'a, T, S>,
 }
+
+/// Makes what a replica works with of a model's weights, the blocks of its cache and its largest step: a model whose
+/// tokens are chosen on the host, or one that chooses them on its device.
+pub type ReplicaModel<T> =
+    fn(Arc<LanguageModel<T>>, usize, BatchLimits, Sampler) -> Result<Box<dyn StepModel>, DeviceError>;
 
 /// Gives the embedding table of a thinker on a device for another device.
 type EmbeddingFor<'a, T, S> =
@@ -130,6 +137,9 @@ pub fn build<B: Backend + InputRows + Convolution>(
     let thinker = ThinkerDevice {
         device: StageDevice { backend, name },
         cache_budget: &|| Ok((free_memory() as f64 * THINKER_CACHE_SHARE) as u64),
+        model: |weights, blocks, limits, sampler| {
+            Ok(Box::new(HostSampling::new(weights, blocks, limits, sampler)?))
+        },
         embedding: &|thinker, _| Ok(thinker.embedding().clone()),
     };
     let speech = StageDevice { backend, name };
@@ -214,12 +224,13 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
         };
         let (replicas, bytes_per_block) = (stage.num_replicas, model.kv_bytes_per_block());
         let size = StageSize::new(weights, replicas, settings.cache_blocks, bytes_per_block);
-        let tokenizer = self.tokenizer.clone();
+        let (tokenizer, replica_model) = (self.tokenizer.clone(), self.thinker.model);
         let factory: StageFactory = Arc::new(move || {
             let SchedulerConfig { max_num_batched_tokens, max_num_seqs } = settings.scheduler;
-            let runner =
-                ModelRunner::new(model.clone(), settings.cache_blocks, max_num_batched_tokens, max_num_seqs)?;
-            Ok(Box::new(LlmStage::new(runner, tokenizer.clone(), settings.clone())?) as Box<dyn Stage>)
+            let limits = BatchLimits { rows: max_num_batched_tokens, logit_rows: max_num_seqs };
+            let sampler = Sampler::new(settings.eos_ids.clone(), Vec::new());
+            let model = replica_model(model.clone(), settings.cache_blocks, limits, sampler)?;
+            Ok(Box::new(LlmStage::new(model, tokenizer.clone(), settings.clone())?) as Box<dyn Stage>)
         });
         Ok(StageSpec {
             output: Some(Modality::Text),

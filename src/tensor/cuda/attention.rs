@@ -5,7 +5,7 @@ use super::batch::{CudaBatch, Part};
 use super::driver::Launch;
 use super::memory::{CudaBuffer, CudaCache, CudaVector};
 use super::stored::Stored;
-use super::variants::{MAX_HEAD_DIM, attention_on_tensor_cores, splits};
+use super::variants::{MAX_HEAD_DIM, attention_on_tensor_cores};
 use crate::tensor::error::{require, require_exact};
 use crate::tensor::{AttentionShape, DeviceError, RotarySpec};
 
@@ -87,10 +87,10 @@ impl Cuda {
         match attention_on_tensor_cores(cache.stored, shape) {
             Some((decode, prefill)) => {
                 // What the first leaves as zeros, the second fills: rows that are not alone in their sequence.
-                self.launch_decode(decode, qkv, batch, shape, cache.layer(layer), out)?;
+                self.launch_decode(decode, qkv, batch, shape, (cache, layer), out)?;
                 self.launch_prefill(prefill, qkv, batch, shape, cache.layer(layer), out)
             }
-            None => self.launch_any(qkv, batch, shape, cache.layer(layer), out),
+            None => self.launch_any(qkv, batch, shape, (cache, layer), out),
         }
     }
 
@@ -101,12 +101,12 @@ impl Cuda {
         qkv: &CudaBuffer,
         batch: &CudaBatch,
         shape: AttentionShape,
-        [keys, values]: [u64; 2],
+        (cache, layer): (&CudaCache, usize),
         out: &mut CudaBuffer,
     ) -> Result<(), DeviceError> {
         let Some(longest) = batch.longest_alone() else { return Ok(()) };
-        let splits = splits(batch.rows * shape.kv_heads, longest, self.driver().multiprocessors());
-        let space = batch.attention_space(shape, splits)?;
+        let [keys, values] = cache.layer(layer);
+        let (splits, space) = batch.split_contexts(shape, shape.kv_heads, longest, cache.blocks)?;
         Launch::new(kernel, [splits, shape.kv_heads, batch.rows], 128)
             .memory(&qkv.memory)
             .pointer(keys)
@@ -132,7 +132,7 @@ impl Cuda {
         [keys, values]: [u64; 2],
         out: &mut CudaBuffer,
     ) -> Result<(), DeviceError> {
-        let mut space = batch.attention_space(shape, 1)?;
+        let mut space = batch.attention_space();
         let tiles = batch.prefill_tiles(&mut space, shape)?;
         Launch::new(kernel, [tiles, shape.kv_heads, 1], 256)
             .memory(&qkv.memory)
@@ -151,12 +151,11 @@ impl Cuda {
         qkv: &CudaBuffer,
         batch: &CudaBatch,
         shape: AttentionShape,
-        [keys, values]: [u64; 2],
+        (cache, layer): (&CudaCache, usize),
         out: &mut CudaBuffer,
     ) -> Result<(), DeviceError> {
-        let items = batch.rows * shape.heads;
-        let splits = splits(items, batch.longest(), self.driver().multiprocessors());
-        let space = batch.attention_space(shape, splits)?;
+        let [keys, values] = cache.layer(layer);
+        let (splits, space) = batch.split_contexts(shape, shape.heads, batch.longest(), cache.blocks)?;
         let kernel = out.stored.kernel("attention_any_f32", "attention_any_bf16");
         Launch::new(kernel, [splits, shape.heads, batch.rows], 128)
             .shared(4 * (shape.head_dim + 128 + 8))

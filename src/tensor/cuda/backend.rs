@@ -43,6 +43,11 @@ impl Cuda {
         self.driver.as_ref()
     }
 
+    /// The device, for memory to keep.
+    pub(super) fn shared_driver(&self) -> &Arc<dyn Driver> {
+        &self.driver
+    }
+
     /// The inverse frequencies on the device.
     pub(super) fn frequencies(&self, spec: &RotarySpec) -> Result<Arc<Memory>, DeviceError> {
         let mut known = self.frequencies.lock().unwrap_or_else(PoisonError::into_inner);

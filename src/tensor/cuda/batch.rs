@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::driver::{Address, Driver, Memory};
 use super::memory::CudaCache;
-use super::variants::{PrefillTile, prefill_tiles};
+use super::variants::{PrefillTile, most_parts, prefill_tiles, splits};
 use crate::tensor::batch::{BLOCK_SIZE, SequenceSpan};
 use crate::tensor::error::{require, require_exact};
 use crate::tensor::{AttentionShape, BatchLimits, DeviceError, StepBatch};
@@ -29,6 +29,9 @@ pub(super) enum Part {
     LogitRows = 8,
 }
 
+/// Blocks that the block table has room for at first, 256 KiB of them. Few caches hold more.
+const FIRST_BLOCKS: usize = 1 << 16;
+
 /// A step, checked, on the device.
 #[derive(Debug)]
 pub struct CudaBatch {
@@ -50,6 +53,8 @@ pub struct CudaBatch {
     pub(super) tokens: usize,
     /// The largest of them.
     pub(super) largest_token: u32,
+    /// Whether every row is alone in its sequence and wants logits.
+    is_decode: bool,
     /// The sequences, without their block tables.
     sequences: Vec<SequenceSpan>,
     /// For each sequence, where its blocks begin in the block table.
@@ -69,26 +74,53 @@ pub(super) struct AttentionSpace {
     cut: Option<(AttentionShape, usize)>,
     /// The same on their way to the device.
     staged: Vec<PrefillTile>,
+    /// What attention asked for last.
+    asked: Option<Asked>,
+    /// How often memory of the step was replaced by longer one.
+    layout: u64,
     /// Sums of values, f32 `[rows, heads, splits, width]`.
     pub(super) sums: Memory,
     /// The largest score and the sum of the weights, f32 `[rows, heads, splits, 2]`.
     pub(super) weights: Memory,
 }
 
+/// What decides, besides the step, how attention goes through contexts.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// Blocks of threads for each row and split.
+    items_per_row: usize,
+    /// Blocks of the cache.
+    cache_blocks: usize,
+}
+
+/// What must be equal for decode steps to make the same launches: what is in them besides lies in memory whose place
+/// is the same too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct DecodeShape {
+    /// Rows of the step.
+    rows: usize,
+    /// Splits of each context.
+    splits: usize,
+    /// How often memory was replaced by longer one.
+    pub(super) layout: u64,
+}
+
 impl CudaBatch {
     pub(super) fn new(driver: &Arc<dyn Driver>, limits: BatchLimits) -> Result<Self, DeviceError> {
         let words = Part::LogitRows as usize * limits.rows + 1 + limits.logit_rows;
         let empty = || Memory::zeros(driver, 0);
+        let block_table = Memory::zeros(driver, 4 * FIRST_BLOCKS)?;
         Ok(Self {
             driver: driver.clone(),
             limits,
             parts: Memory::zeros(driver, 4 * words)?,
             words: vec![0; words],
-            block_table: empty()?,
+            block_table,
             rows: 0,
             logit_rows: 0,
             tokens: 0,
             largest_token: 0,
+            is_decode: false,
             sequences: Vec::new(),
             first_blocks: Vec::new(),
             blocks_needed: 0,
@@ -96,6 +128,8 @@ impl CudaBatch {
                 tiles: Memory::zeros(driver, size_of::<PrefillTile>() * limits.rows)?,
                 cut: None,
                 staged: Vec::new(),
+                asked: None,
+                layout: 0,
                 sums: empty()?,
                 weights: empty()?,
             }),
@@ -109,6 +143,8 @@ impl CudaBatch {
         self.logit_rows = step.logit_rows.len();
         self.tokens = step.token_ids.len();
         self.largest_token = step.token_ids.iter().copied().max().unwrap_or(0);
+        self.is_decode = step.logit_rows.iter().copied().eq(0..self.rows as u32)
+            && step.sequences.iter().all(|span| span.rows == 1);
         self.fill(Part::Tokens as usize, &step.token_ids);
         for (axis, positions) in step.positions.iter().enumerate() {
             self.fill(Part::Positions as usize + axis, bytemuck::cast_slice(positions));
@@ -142,13 +178,13 @@ impl CudaBatch {
         let written = step.slot_mapping.iter().map(|slot| slot / BLOCK_SIZE as u32);
         self.blocks_needed =
             written.chain(blocks.iter().copied()).max().map_or(0, |block| block as usize + 1);
-        if self.block_table.bytes() < 4 * blocks.len() {
-            self.block_table = Memory::zeros(&self.driver, 4 * blocks.len().next_power_of_two())?;
-        }
+        let space = self.attention.get_mut().unwrap_or_else(PoisonError::into_inner);
+        space.cut = None;
+        let longer = grow(&self.driver, &mut self.block_table, 4 * blocks.len())?;
+        space.layout += u64::from(longer);
         if !blocks.is_empty() {
             self.driver.upload(bytemuck::cast_slice(&blocks), self.block_table.address())?;
         }
-        self.attention.get_mut().unwrap_or_else(PoisonError::into_inner).cut = None;
         Ok(())
     }
 
@@ -190,19 +226,38 @@ impl CudaBatch {
         self.sequences.iter().map(|span| span.context as usize).max().unwrap_or(0)
     }
 
-    /// What attention needs besides, with room for `splits` splits of each row's context.
-    pub(super) fn attention_space(
+    /// Into how many parts the contexts are split that `items_per_row` blocks of threads go through for each row, the
+    /// longest of them having `longest` tokens; and what attention needs besides, with room for all parts of any step.
+    pub(super) fn split_contexts(
         &self,
         shape: AttentionShape,
-        splits: usize,
-    ) -> Result<MutexGuard<'_, AttentionSpace>, DeviceError> {
-        let mut space = self.attention.lock().unwrap_or_else(PoisonError::into_inner);
-        if splits > 1 {
-            let items = self.rows * shape.heads * splits;
-            grow(&self.driver, &mut space.sums, 4 * items * shape.head_dim)?;
-            grow(&self.driver, &mut space.weights, 4 * items * 2)?;
-        }
-        Ok(space)
+        items_per_row: usize,
+        longest: usize,
+        cache_blocks: usize,
+    ) -> Result<(usize, MutexGuard<'_, AttentionSpace>), DeviceError> {
+        let multiprocessors = self.driver.multiprocessors();
+        let mut space = self.attention_space();
+        space.asked = Some(Asked { items_per_row, cache_blocks });
+        let heads = most_parts(multiprocessors) * shape.heads.div_ceil(items_per_row.max(1));
+        let longer = grow(&self.driver, &mut space.sums, 4 * heads * shape.head_dim)?
+            | grow(&self.driver, &mut space.weights, 4 * heads * 2)?;
+        space.layout += u64::from(longer);
+        Ok((splits(self.rows * items_per_row, longest, multiprocessors), space))
+    }
+
+    /// What attention needs besides.
+    pub(super) fn attention_space(&self) -> MutexGuard<'_, AttentionSpace> {
+        self.attention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What decides which launches the step makes, if it is a decode step whose blocks the cache has, and attention was
+    /// there before.
+    pub(super) fn decode_shape(&self) -> Option<DecodeShape> {
+        let space = self.attention_space();
+        let Asked { items_per_row, cache_blocks } = space.asked?;
+        let repeats = self.is_decode && self.rows > 0 && self.blocks_needed <= cache_blocks;
+        let splits = splits(self.rows * items_per_row, self.longest(), self.driver.multiprocessors());
+        repeats.then_some(DecodeShape { rows: self.rows, splits, layout: space.layout })
     }
 
     /// The number of tiles of the step's prompts, which lie in `space.tiles` afterwards.
@@ -243,10 +298,11 @@ impl CudaBatch {
     }
 }
 
-/// Makes memory longer if it is too short. What it held is lost.
-fn grow(driver: &Arc<dyn Driver>, memory: &mut Memory, bytes: usize) -> Result<(), DeviceError> {
-    if memory.bytes() < bytes {
+/// Makes memory longer if it is too short, and says whether it was. What it held is lost.
+pub(super) fn grow(driver: &Arc<dyn Driver>, memory: &mut Memory, bytes: usize) -> Result<bool, DeviceError> {
+    let short = memory.bytes() < bytes;
+    if short {
         *memory = Memory::zeros(driver, bytes.next_power_of_two())?;
     }
-    Ok(())
+    Ok(short)
 }

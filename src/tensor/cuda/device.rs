@@ -9,10 +9,13 @@ use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
-use super::driver::{Address, Driver, Launch};
+use super::capture::Capture;
+use super::driver::{Address, Driver, Graph, Landing, Launch};
 use super::error::{CudaError, NEEDED_DRIVER};
 use super::kernels::{Architecture, FAMILIES};
+use super::landing::PinnedLanding;
 use super::staging::Staging;
+use super::turns::{Turn, Turns};
 use crate::tensor::DeviceError;
 
 /// A GPU with the kernels loaded. All work on it goes through one stream, in order.
@@ -32,6 +35,8 @@ pub struct CudaDevice {
     staging: Staging,
     /// Everything is queued here.
     stream: Arc<CudaStream>,
+    /// Whoever queues something has to take a turn.
+    turns: Arc<Turns>,
 }
 
 impl CudaDevice {
@@ -60,7 +65,8 @@ impl CudaDevice {
         let functions = load_kernels(&context, architecture).map_err(call("load the kernels"))?;
         let staging = Staging::new(&context).map_err(call("take pinned memory"))?;
         let multiprocessors = multiprocessors.unsigned_abs() as usize;
-        Ok(Self { ordinal, name, architecture, multiprocessors, functions, staging, stream })
+        let turns = Arc::default();
+        Ok(Self { ordinal, name, architecture, multiprocessors, functions, staging, stream, turns })
     }
 
     /// What it is called in messages: number, name, and the PTX that it runs.
@@ -71,6 +77,16 @@ impl CudaDevice {
     /// Makes the calling thread one that works with this device.
     fn enter(&self, what: &'static str) -> Result<(), DeviceError> {
         self.stream.context().bind_to_thread().map_err(gpu(what))
+    }
+
+    /// A turn for something that no graph may hold.
+    fn turn(&self, what: &'static str) -> Result<Turn<'_>, DeviceError> {
+        self.enter(what)?;
+        let turn = self.turns.take();
+        if turn.captures() {
+            return Err(DeviceError::Gpu { what, cause: "a graph is being captured".to_owned() });
+        }
+        Ok(turn)
     }
 }
 
@@ -85,7 +101,7 @@ impl Driver for CudaDevice {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address, DeviceError> {
-        self.enter("allocate memory")?;
+        let _turn = self.turn("allocate memory")?;
         // SAFETY: the call has no precondition but a context, which this thread has.
         let address = match unsafe { result::malloc_sync(bytes) } {
             Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
@@ -111,23 +127,29 @@ impl Driver for CudaDevice {
     }
 
     fn upload(&self, bytes: &[u8], to: Address) -> Result<(), DeviceError> {
-        self.enter("copy to its memory")?;
+        let _turn = self.turn("copy to its memory")?;
         self.staging.upload(bytes, to, &self.stream).map_err(gpu("copy to its memory"))
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), DeviceError> {
         self.enter("copy within its memory")?;
+        let _turn = self.turns.take();
         // SAFETY: queued on the stream that everything else is queued on; both addresses are the device's.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(gpu("copy within its memory"))
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        self.enter("copy from its memory")?;
-        // SAFETY: `bytes` is borrowed until the stream has been waited for, below.
+        const WHAT: &str = "copy from its memory";
+        let turn = self.turn(WHAT)?;
+        let copied = self.stream.context().new_event(None).map_err(gpu(WHAT))?;
+        // SAFETY: `bytes` is borrowed until the copy has been waited for, below.
         let queued = unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) };
-        let waited = self.stream.synchronize();
-        queued.and(waited).map_err(gpu("copy from its memory"))
+        let marked = copied.record(&self.stream);
+        // Others may go on meanwhile, and even capture: an event can be waited for then, but not the stream.
+        drop(turn);
+        let waited = marked.and_then(|()| copied.synchronize()).or_else(|_| self.stream.synchronize());
+        queued.and(waited).map_err(gpu(WHAT))
     }
 
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
@@ -144,9 +166,24 @@ impl Driver for CudaDevice {
             block_dim: (launch.block as u32, 1, 1),
             shared_mem_bytes: launch.shared as u32,
         };
+        let _turn = self.turns.take();
         // SAFETY: every word is at least as wide as the parameter that it stands for, whose bytes are its low ones on
         // the little-endian machines that there are drivers for. Wrong values can harm the device's memory only.
         unsafe { arguments.launch(shape) }.map(drop).map_err(gpu("launch a kernel"))
+    }
+
+    fn landing(&self) -> Result<Box<dyn Landing>, DeviceError> {
+        let landing = PinnedLanding::new(&self.stream, &self.turns).map_err(gpu("take pinned memory"))?;
+        Ok(Box::new(landing))
+    }
+
+    fn capture(
+        &self,
+        work: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<Box<dyn Graph>, DeviceError> {
+        let capture = Capture::begin(&self.stream, &self.turns).map_err(gpu("begin a graph"))?;
+        work()?;
+        Ok(Box::new(capture.end().map_err(gpu("end a graph"))?))
     }
 }
 
@@ -201,7 +238,8 @@ fn call(what: &'static str) -> impl Fn(DriverError) -> CudaError {
     move |error| CudaError::Call { what, cause: cause(error) }
 }
 
-fn gpu(what: &'static str) -> impl Fn(DriverError) -> DeviceError {
+/// Says what the device was to do when the driver failed.
+pub(super) fn gpu(what: &'static str) -> impl Fn(DriverError) -> DeviceError {
     move |error| DeviceError::Gpu { what, cause: cause(error) }
 }
 

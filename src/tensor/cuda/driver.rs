@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::tensor::DeviceError;
 
@@ -14,8 +15,9 @@ const MAX_GRID: usize = 65_535;
 
 /// A device that runs kernels in the order in which they are launched.
 ///
-/// Copies and launches are queued: only [`download`](Self::download) waits. A wrong address is a fault on the device,
-/// never in the memory of the process.
+/// Copies and launches are queued: only [`download`](Self::download) waits, and [`release`](Self::release). A wrong
+/// address is a fault on the device, never in the memory of the process. Any thread may call; what several queue is
+/// carried out one after the other.
 pub trait Driver: fmt::Debug + Send + Sync {
     /// Processors that work on blocks side by side.
     fn multiprocessors(&self) -> usize;
@@ -40,6 +42,40 @@ pub trait Driver: fmt::Debug + Send + Sync {
 
     /// Queues a launch, which has been checked by [`Launch::queue`].
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
+
+    /// Host memory for copies from the device that nobody waits for.
+    fn landing(&self) -> Result<Box<dyn Landing>, DeviceError>;
+
+    /// Keeps the launches and copies within the device that `work` queues, without carrying them out. What other
+    /// threads queue meanwhile is none of it. `work` must neither allocate nor release, upload or download.
+    fn capture(
+        &self,
+        work: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<Box<dyn Graph>, DeviceError>;
+}
+
+/// Launches that were captured.
+pub trait Graph: fmt::Debug + Send {
+    /// Queues all of them.
+    fn launch(&mut self) -> Result<(), DeviceError>;
+}
+
+/// Host memory for copies from the device that nobody waits for, and a clock around them.
+pub trait Landing: fmt::Debug + Send {
+    /// Forgets what landed before, all of which must have, makes room for so many words and queues the beginning.
+    fn begin(&mut self, words: usize) -> Result<(), DeviceError>;
+
+    /// Queues a copy, which lands behind those before.
+    fn land(&mut self, from: Address, words: usize) -> Result<(), DeviceError>;
+
+    /// Queues the end.
+    fn end(&mut self) -> Result<(), DeviceError>;
+
+    /// Whether everything has landed.
+    fn landed(&mut self) -> Result<bool, DeviceError>;
+
+    /// Waits until everything has landed and shows it, with the time from beginning to end on the device.
+    fn wait(&mut self) -> Result<(&[u32], Duration), DeviceError>;
 }
 
 /// A piece of a device's memory.

@@ -133,11 +133,18 @@ pub(super) fn attention_on_tensor_cores(
 }
 
 /// Into how many parts each context is split so that `items` blocks of threads become enough for all multiprocessors
-/// twice. `context` is the longest one, in tokens.
+/// twice. `context` is the longest one, in tokens. It counts as the next power of two, so that a step and the next one
+/// seldom differ in it.
 pub(super) fn splits(items: usize, context: usize, multiprocessors: usize) -> usize {
     let wanted = (2 * multiprocessors).div_ceil(items.max(1));
-    let worthwhile = context.div_ceil(BLOCK_SIZE).div_ceil(SPLIT_BLOCKS);
+    let worthwhile = context.next_power_of_two().div_ceil(BLOCK_SIZE * SPLIT_BLOCKS);
     wanted.min(worthwhile).clamp(1, MAX_SPLITS)
+}
+
+/// The most parts, over all items, that [`splits`] makes where it makes several: then `items` is less than twice the
+/// multiprocessors, and rounding adds at most one part to each.
+pub(super) fn most_parts(multiprocessors: usize) -> usize {
+    4 * multiprocessors
 }
 
 /// A tile of the prefill kernel, as it reads it: first row, rows, index of the sequence's first block in the block
@@ -244,8 +251,19 @@ mod tests {
         // Four blocks of sixteen tokens a split at least.
         assert_eq!(splits(4, 64, 132), 1);
         assert_eq!(splits(4, 65, 132), 2);
+        assert_eq!(splits(4, 129, 132), splits(4, 256, 132));
         assert_eq!(splits(1000, 100_000, 132), 1);
         assert_eq!(splits(0, 0, 132), 1);
+    }
+
+    #[test]
+    fn there_is_room_for_all_parts() {
+        for multiprocessors in [1, 7, 132] {
+            for items in 1..500 {
+                let splits = splits(items, 1 << 20, multiprocessors);
+                assert!(splits == 1 || items * splits <= most_parts(multiprocessors), "{items}");
+            }
+        }
     }
 
     #[test]
