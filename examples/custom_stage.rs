@@ -3,8 +3,8 @@
 //! `cargo run --release --example custom_stage` serves it with `examples/loudness.yaml`, which puts the stage between the
 //! vocoder and the client. All else that `omni-actors` can do is there, too: `… --example custom_stage -- serve --help`.
 //!
-//! A copy is a program of its own: this file as `src/main.rs`, `examples/loudness.yaml` beside it, and the dependencies
-//! `omni-actors` and `serde` with its feature `derive`.
+//! A copy is a program of its own: this file as `src/main.rs`, `examples/loudness.yaml` under the same name, and the
+//! dependencies `omni-actors` and `serde` with its feature `derive`.
 
 use std::process::ExitCode;
 

@@ -154,8 +154,8 @@ mod tests {
         let words = MetricFamily::counter("words_total", "Words.");
         registry.stage("a", stage(std::slice::from_ref(&words))).unwrap();
         assert_eq!(
-            complaint(&mut registry, &[MetricFamily::gauge("vllm:num_requests_running", "A.")]),
-            "stage \"b\": metric family \"vllm:num_requests_running\": names that begin with \"vllm:\" are the server's own"
+            complaint(&mut registry, &[MetricFamily::counter("answers", "Answers.")]),
+            "stage \"b\": metric family \"answers\": the names of counters, and of nothing else, end in \"_total\""
         );
         assert_eq!(
             complaint(&mut registry, &[words.clone(), words.clone()]),
