@@ -1,6 +1,6 @@
 //! A whole pipeline from stages of one's own, without a model: text in, text out.
 //!
-//! `cargo run --release --example custom_pipeline` serves it with `examples/custom_pipeline.yaml`. The first stage takes
+//! `cargo run --release --example custom_pipeline` serves it. The first stage takes
 //! the prompt apart, the second makes a numbered list of the words; streamed, every word is a chunk of its own.
 
 use std::process::ExitCode;
@@ -11,8 +11,17 @@ use omni_actors::{
 };
 use serde::Deserialize;
 
-/// How the stages are put in a row.
-const DEPLOYMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/custom_pipeline.yaml");
+/// How the stages are put in a row, unless `--deploy-config` names a file.
+const DEPLOYMENT: &str = "
+pipeline: custom
+stages:
+  - stage_id: 0
+    custom_stage: words
+  - stage_id: 1
+    custom_stage: list
+    settings: {first: 1}
+    input_connectors: {from_stage_0: serialized}
+";
 
 /// Sends the words of the prompt to the next stage, one by one.
 fn words() -> CustomStage {
@@ -60,6 +69,6 @@ fn main() -> Result<ExitCode, RegistryError> {
     let mut registry = Registry::new();
     registry.stage("words", words())?;
     registry.stage("list", list())?;
-    let server = Server::new(registry).by_default(["serve", "--deploy-config", DEPLOYMENT]);
-    Ok(server.run(std::env::args_os()))
+    registry.deploy(DEPLOYMENT);
+    Ok(Server::new(registry).by_default(["serve"]).run(std::env::args_os()))
 }

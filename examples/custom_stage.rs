@@ -1,10 +1,9 @@
 //! The demo with a stage of one's own, which changes how loud it speaks.
 //!
-//! `cargo run --release --example custom_stage` serves it with `examples/loudness.yaml`, which puts the stage between the
-//! vocoder and the client. All else that `omni-actors` can do is there, too: `… --example custom_stage -- serve --help`.
+//! `cargo run --release --example custom_stage` serves it. All else that `omni-actors` can do is there, too:
+//! `… --example custom_stage -- serve --help`.
 //!
-//! A copy is a program of its own: this file as `src/main.rs`, `examples/loudness.yaml` under the same name, and the
-//! dependencies `omni-actors` and `serde` with its feature `derive`.
+//! A copy is a program of its own: this file as `src/main.rs`, and the dependencies `omni-actors` and `serde` with its feature `derive`.
 
 use std::process::ExitCode;
 
@@ -14,8 +13,18 @@ use omni_actors::{
 };
 use serde::Deserialize;
 
-/// Where the stage stands and what it is told.
-const DEPLOYMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/loudness.yaml");
+/// Where the stage stands and what it is told, unless `--deploy-config` names a file: behind the demo's vocoder, so that
+/// what that makes goes through it on its way to the client.
+const DEPLOYMENT: &str = "
+stages:
+  - stage_id: 0
+  - stage_id: 1
+  - stage_id: 2
+  - stage_id: 3
+    custom_stage: loudness
+    settings: {gain: 0.5}
+    input_connectors: {from_stage_2: in_process}
+";
 
 /// `settings` of the stage in the deploy file.
 #[derive(Deserialize)]
@@ -53,6 +62,6 @@ fn loudness() -> CustomStage {
 fn main() -> Result<ExitCode, RegistryError> {
     let mut registry = Registry::new();
     registry.stage("loudness", loudness())?;
-    let server = Server::new(registry).by_default(["serve", "--log-stats", "--deploy-config", DEPLOYMENT]);
-    Ok(server.run(std::env::args_os()))
+    registry.deploy(DEPLOYMENT);
+    Ok(Server::new(registry).by_default(["serve", "--log-stats"]).run(std::env::args_os()))
 }

@@ -13,6 +13,9 @@ use crate::config::{Checkpoint, Deploy};
 use crate::stages::qwen3_omni::built_in_deploy;
 use crate::tensor::cuda::CudaDevice;
 
+/// What the deployment that a program brings is called in messages.
+const OWN_DEPLOYMENT: &str = "the program's deployment";
+
 /// How a model is to be deployed.
 pub(super) struct Deployment {
     /// Its stages.
@@ -29,9 +32,17 @@ pub(super) struct Deployment {
     opened: Option<Arc<CudaDevice>>,
 }
 
-/// Reads what is said of the deployment.
-pub(super) fn read_layers(args: &DeployArgs, notes: &mut Notes) -> Result<DeployLayers, DeployError> {
-    let file = args.deploy_config.as_deref().map(|path| Layer::from_file(path, notes));
+/// Reads what is said of the deployment; `own` is the program's, which a deploy file replaces.
+pub(super) fn read_layers(
+    args: &DeployArgs,
+    own: Option<&str>,
+    notes: &mut Notes,
+) -> Result<DeployLayers, DeployError> {
+    let file = match (&args.deploy_config, own) {
+        (Some(path), _) => Some(Layer::from_file(path, notes)),
+        (None, Some(own)) => Some(Layer::from_text(OWN_DEPLOYMENT, own, notes)),
+        (None, None) => None,
+    };
     let overrides = args.stage_overrides.as_deref().map(|json| Layer::from_overrides(json, notes));
     Ok(DeployLayers {
         file: file.transpose()?.unwrap_or_default(),

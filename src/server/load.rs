@@ -134,7 +134,7 @@ fn read_deployment(
     registry: &Registry,
 ) -> Result<(Option<FoundModel>, Deployment), LoadFailure> {
     let mut notes = Notes::default();
-    let layers = read_layers(&args.deploy, &mut notes)?;
+    let layers = read_layers(&args.deploy, registry.deployment(), &mut notes)?;
     let found = match (layers.pipeline()?, &args.model) {
         (PipelineChoice::Custom, None) => None,
         (PipelineChoice::Custom, Some(model)) => {

@@ -17,10 +17,8 @@ use crate::page::Page;
 use crate::server::{ServerProcess, ServerThread, example, example_in_vain};
 use crate::speech::{spoken_question, streamed, whole};
 
-/// The deployment of the first example.
-const LOUDNESS: &str = "examples/loudness.yaml";
-/// The deployment of the second one.
-const CUSTOM_PIPELINE: &str = "examples/custom_pipeline.yaml";
+/// The deployment of the first example, as a deploy file.
+const LOUDNESS: &str = "tests/deploy/loudness.yaml";
 /// The family of the first example.
 const PACKETS: &str = "loudness_packets_total";
 /// A sample of 16 bits is off by half a step at most, and so is the one that it is held against.
@@ -61,7 +59,7 @@ fn the_example_changes_the_loudness_of_speech_as_its_setting_says() {
 
 #[test]
 fn the_examples_family_stands_on_the_page_with_its_label() {
-    let server = ServerProcess::start_example("custom_stage", &["--deploy-config", LOUDNESS, "--log-stats"]);
+    let server = ServerProcess::start_example("custom_stage", &["--log-stats"]);
     let untouched = Page::of(server.address);
     assert_eq!(untouched.types[PACKETS], "counter");
     assert_eq!(untouched.helps[PACKETS], "Packets whose loudness was changed.");
@@ -81,7 +79,7 @@ fn the_examples_family_stands_on_the_page_with_its_label() {
 
 #[test]
 fn without_statistics_the_family_is_not_there() {
-    let server = ServerProcess::start_example("custom_stage", &["--deploy-config", LOUDNESS]);
+    let server = ServerProcess::start_example("custom_stage", &[]);
     whole(server.address, &spoken_question("hello"));
     assert!(!Page::of(server.address).has(PACKETS));
 }
@@ -113,12 +111,19 @@ fn without_arguments_the_examples_serve_what_they_show() {
 
 #[test]
 fn the_examples_know_every_subcommand_and_wrong_settings_by_their_line() {
-    let shown = Command::new(example("custom_stage"))
-        .args(["config", "show", "--deploy-config", LOUDNESS])
-        .output()
-        .expect("an example");
-    let page = String::from_utf8(shown.stdout).expect("text");
-    assert!(page.contains("custom_stage: loudness") && page.contains("settings: {\"gain\":0.5}"), "{page}");
+    for (arguments, place) in [
+        (&[][..], "the program's deployment:8"),
+        (&["--deploy-config", LOUDNESS], "tests/deploy/loudness.yaml:8"),
+    ] {
+        let shown = Command::new(example("custom_stage"))
+            .args(["config", "show"])
+            .args(arguments)
+            .output()
+            .expect("an example");
+        let page = String::from_utf8(shown.stdout).expect("text");
+        let settings = format!("settings: {{\"gain\":0.5}}  # {place}");
+        assert!(page.contains("custom_stage: loudness") && page.contains(&settings), "{page}");
+    }
 
     let text = std::fs::read_to_string(LOUDNESS).expect("the deploy file");
     for (settings, problem) in [
@@ -150,7 +155,7 @@ fn stages_that_do_not_fit_are_refused_before_the_port_is_opened() {
 
 #[test]
 fn a_pipeline_of_custom_stages_alone_answers_streamed_and_not() {
-    let arguments = ["--deploy-config", CUSTOM_PIPELINE, "--served-model-name", "lister", "--log-stats"];
+    let arguments = ["--served-model-name", "lister", "--log-stats"];
     let server = ServerProcess::start_example("custom_pipeline", &arguments);
     let list = "1. hello\n2. big\n3. world\n";
     let reply = client::post(server.address, CHAT, &say("hello big world")).json();
@@ -186,7 +191,7 @@ fn a_pipeline_of_custom_stages_alone_answers_streamed_and_not() {
 
 #[test]
 fn what_needs_a_tokenizer_is_refused_where_there_is_none() {
-    let server = ServerProcess::start_example("custom_pipeline", &["--deploy-config", CUSTOM_PIPELINE]);
+    let server = ServerProcess::start_example("custom_pipeline", &[]);
     for (name, value) in [("logprobs", json!(true)), ("n", json!(2)), ("return_token_ids", json!(true))] {
         let mut request = say("hello");
         request[name] = value;
@@ -200,8 +205,7 @@ fn what_needs_a_tokenizer_is_refused_where_there_is_none() {
     }
     let reply = client::post(server.address, CHAT, &say(" "));
     assert_eq!((reply.status, &reply.json()["error"]["reason"]), (400, &json!("invalid_input")), "{reply:?}");
-    let (status, lines) =
-        example_in_vain("custom_pipeline", &["serve", "some/model", "--deploy-config", CUSTOM_PIPELINE]);
+    let (status, lines) = example_in_vain("custom_pipeline", &["serve", "some/model"]);
     assert_eq!(status, Some(1));
     assert!(lines.last().is_some_and(|line| line.contains("pipeline custom has no model")), "{lines:#?}");
 }

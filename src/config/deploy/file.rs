@@ -25,6 +25,16 @@ impl Layer {
         read(path, &mut Vec::new(), notes)
     }
 
+    /// Reads the text of a deploy file that lies in no file, under a name for messages. Its `base_config` is looked for
+    /// from the working directory.
+    ///
+    /// # Errors
+    ///
+    /// As for [`from_file`](Self::from_file).
+    pub fn from_text(name: &str, text: &str, notes: &mut Notes) -> Result<Self, DeployError> {
+        read_text((name, text), Path::new(""), &mut Vec::new(), notes)
+    }
+
     /// Reads the value of `--stage-overrides`: a JSON object from stage ids to keys.
     ///
     /// # Errors
@@ -62,11 +72,21 @@ fn read(path: &Path, chain: &mut Vec<PathBuf>, notes: &mut Notes) -> Result<Laye
         cause: "it is not text in UTF-8".to_owned(),
     })?;
     chain.push(path.canonicalize().map_err(unreadable)?);
+    read_text((&name, &text), path.parent().unwrap_or(Path::new("")), chain, notes)
+}
+
+/// Reads the text of a file that lies in a directory.
+fn read_text(
+    (name, text): (&str, &str),
+    directory: &Path,
+    chain: &mut Vec<PathBuf>,
+    notes: &mut Notes,
+) -> Result<Layer, DeployError> {
     let expected = "a mapping of keys to values";
-    let mut document = parse_yaml(&name, &text)?.into_document(expected)?;
+    let mut document = parse_yaml(name, text)?.into_document(expected)?;
     TOP.check(&document, notes)?;
     let Some(base) = document.take("base_config") else { return Layer::read(document, notes) };
-    let base_path = path.parent().unwrap_or(Path::new("")).join(base.text()?);
+    let base_path = directory.join(base.text()?);
     let file = base_path.display().to_string();
     match base_path.canonicalize() {
         Ok(real) if chain.contains(&real) => Err(Fault::BaseCycle { file }.at(&base.source)),

@@ -12,6 +12,8 @@ use crate::metrics::InvalidFamily;
 #[derive(Debug, Default)]
 pub struct Registry {
     stages: BTreeMap<String, CustomStage>,
+    /// Where they stand unless a deploy file says so, in YAML.
+    deployment: Option<String>,
 }
 
 /// Why a stage cannot be registered.
@@ -85,6 +87,16 @@ impl Registry {
         self.check_families(name, &stage)?;
         self.stages.insert(name.to_owned(), stage);
         Ok(())
+    }
+
+    /// Says where the stages stand, in the YAML of a deploy file. It is taken where the command line names no file.
+    pub fn deploy(&mut self, yaml: &str) {
+        self.deployment = Some(yaml.to_owned());
+    }
+
+    /// What was given to [`deploy`](Self::deploy).
+    pub fn deployment(&self) -> Option<&str> {
+        self.deployment.as_deref()
     }
 
     /// The names, in alphabetical order.
