@@ -91,7 +91,7 @@ fn on_gpu(args: &SelftestArgs, device: &Arc<CudaDevice>) -> Result<Report, Strin
 }
 
 fn on_cpu(args: &SelftestArgs) -> Result<Report, String> {
-    let cpu = Cpu::new(None).map_err(|error| error.to_string())?;
+    let cpu = Cpu::exact(None).map_err(|error| error.to_string())?;
     let name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
     let ledger = MemoryLedger::new(&name, DeviceMemory::of_process());
     let subject = subject(args, ledger, Outlined::Process, CPU_SIZES.prefill_rows)?;

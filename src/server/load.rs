@@ -206,7 +206,9 @@ fn load_model(
     let template = ChatTemplate::from_checkpoint(checkpoint)
         .map_err(|cause| LoadFailure::Template { location: location.clone(), cause })?;
     let store = found.open_weights(args)?;
-    let cpu = Cpu::new(args.cpu_threads.map(usize::from))?;
+    let threads = args.cpu_threads.map(usize::from);
+    // What is asked for as f32 is computed in f32.
+    let cpu = if deploy.dtype == Dtype::Float32 { Cpu::exact(threads)? } else { Cpu::new(threads)? };
     let cpu_name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
     let dtype = deploy.dtype;
     let options = PipelineOptions { seed: args.seed, statistics: args.log_stats, deploy };

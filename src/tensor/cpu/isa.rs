@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use crate::tensor::DeviceError;
 
 /// Forces an instruction set; see [`Isa::from_environment`].
@@ -16,6 +18,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL: 16 lanes.
     Avx512,
+    /// AMX tiles for products with bf16 weights, whose activations are rounded to bf16; AVX-512 for all else.
+    Amx,
 }
 
 impl Isa {
@@ -32,29 +36,37 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl");
                 if wide {
                     sets.push(Self::Avx512);
+                    if amx::is_available() {
+                        sets.push(Self::Amx);
+                    }
                 }
             }
         }
         sets
     }
 
-    /// The set that `OMNI_CPU_ISA` names, or the fastest there is. A set that is unknown or not there is an error.
-    pub fn from_environment() -> Result<Self, DeviceError> {
+    /// The sets among them that keep activations in f32.
+    pub fn exact() -> Vec<Self> {
+        Self::available().into_iter().filter(|isa| !isa.rounds_activations()).collect()
+    }
+
+    /// The set among `sets` that `OMNI_CPU_ISA` names, or the fastest one that keeps activations in f32. One that is not
+    /// among them is an error. AMX is taken only where it is named, until it has been measured.
+    pub(super) fn from_environment(sets: &[Self]) -> Result<Self, DeviceError> {
         match std::env::var(ISA_VARIABLE) {
-            Ok(asked) => Self::named(&asked),
-            Err(std::env::VarError::NotPresent) => Ok(Self::fastest()),
-            Err(std::env::VarError::NotUnicode(asked)) => Self::named(&asked.to_string_lossy()),
+            Ok(asked) => Self::named(&asked, sets),
+            Err(std::env::VarError::NotPresent) => Ok(Self::exact().last().copied().unwrap_or(Self::Plain)),
+            Err(std::env::VarError::NotUnicode(asked)) => Self::named(&asked.to_string_lossy(), sets),
         }
     }
 
-    /// The fastest set that this processor has.
-    pub fn fastest() -> Self {
-        Self::available().last().copied().unwrap_or(Self::Plain)
+    /// Whether products with bf16 weights round activations to bf16 too.
+    pub fn rounds_activations(self) -> bool {
+        self == Self::Amx
     }
 
-    /// The available set of this name.
-    fn named(asked: &str) -> Result<Self, DeviceError> {
-        let available = Self::available();
+    /// The one of these sets that has this name.
+    fn named(asked: &str, available: &[Self]) -> Result<Self, DeviceError> {
         available.iter().copied().find(|isa| isa.name() == asked).ok_or_else(|| DeviceError::InstructionSet {
             asked: asked.to_owned(),
             available: available.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
@@ -63,7 +75,7 @@ impl Isa {
 
     /// This set, if the processor has it.
     pub(super) fn require(self) -> Result<Self, DeviceError> {
-        Self::named(self.name())
+        Self::named(self.name(), &Self::available())
     }
 
     /// Its name, as in `OMNI_CPU_ISA`.
@@ -72,6 +84,7 @@ impl Isa {
             Self::Plain => "plain",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 }
@@ -88,15 +101,21 @@ mod tests {
 
     #[test]
     fn an_unknown_set_is_an_error_that_names_those_there_are() {
-        let error = Isa::named("avx1024").unwrap_err();
+        let error = Isa::named("avx1024", &Isa::available()).unwrap_err();
         assert_eq!(error.reason(), "instruction_set");
         assert!(error.to_string().contains("avx1024") && error.to_string().contains("plain"), "{error}");
     }
 
     #[test]
+    fn a_set_that_rounds_activations_is_none_of_the_exact_ones() {
+        assert!(Isa::exact().iter().all(|isa| !isa.rounds_activations()));
+        assert!(Isa::named("amx", &Isa::exact()).is_err());
+    }
+
+    #[test]
     fn every_available_set_can_be_named() {
         for isa in Isa::available() {
-            assert_eq!(Isa::named(isa.name()), Ok(isa));
+            assert_eq!(Isa::named(isa.name(), &Isa::available()), Ok(isa));
         }
     }
 }

@@ -10,6 +10,8 @@ use std::cell::Cell;
 use half::bf16;
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::isa::Isa;
 use super::memory::CpuMatrix;
 use super::simd::{Kernel, Simd, dispatch};
@@ -29,7 +31,7 @@ const STORED_COLUMNS: usize = 64;
 /// in the first-level cache.
 const INNER_BLOCK: usize = 1024;
 /// Multiplications below which a product stays on the calling thread.
-const SERIAL: usize = 1 << 16;
+pub(super) const SERIAL: usize = 1 << 16;
 
 /// Which rows of the input are read and which rows of the output written.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +48,7 @@ pub(super) enum Rows<'a> {
 }
 
 impl Rows<'_> {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::First(count) => *count,
             Self::Pairs { pairs, .. } => pairs.len(),
@@ -54,7 +56,7 @@ impl Rows<'_> {
     }
 
     #[inline(always)]
-    fn input(&self, index: usize) -> usize {
+    pub(super) fn input(&self, index: usize) -> usize {
         match self {
             Self::First(_) => index,
             Self::Pairs { pairs, divisor } => pairs[index] as usize / divisor,
@@ -62,7 +64,7 @@ impl Rows<'_> {
     }
 
     #[inline(always)]
-    fn output(&self, index: usize) -> usize {
+    pub(super) fn output(&self, index: usize) -> usize {
         match self {
             Self::First(_) => index,
             Self::Pairs { pairs, .. } => pairs[index] as usize,
@@ -92,6 +94,10 @@ pub(super) fn multiply<'a>(
 ) {
     if count == 0 {
         return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Amx && (0..count).all(|index| product(index).weight.is_bf16()) {
+        return amx::multiply::<amx::Instructions>(x, count, product, out);
     }
     let shape = product(0).weight;
     let (inner, width) = (shape.inner, shape.out);
@@ -158,11 +164,11 @@ fn multiply_block(
 
 /// Where results go. Tasks write different elements.
 #[derive(Clone, Copy)]
-struct Output {
+pub(super) struct Output {
     /// The first element of the output.
-    start: *mut f32,
+    pub(super) start: *mut f32,
     /// Its width.
-    stride: usize,
+    pub(super) stride: usize,
 }
 
 // SAFETY: the pointer is used only by the tasks of one `multiply`, which ends before the buffer's borrow does, and

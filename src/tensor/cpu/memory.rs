@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::tensor::batch::{BLOCK_SIZE, BatchLimits, SequenceSpan, StepBatch};
 use crate::tensor::error::{DeviceError, require_exact};
+use crate::tensor::weights::Elements;
 use crate::tensor::{KvShape, Weight};
 
 /// Activations.
@@ -46,6 +47,11 @@ impl CpuMatrix {
             part.make();
         }
         Ok(Self { parts: parts.into(), inner: inner.unwrap_or(0), out })
+    }
+
+    /// Whether all its weights are stored as bf16.
+    pub(super) fn is_bf16(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part.data.0, Elements::Bf16(_)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The operations on a CPU: by plain loops that define them, and fast.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -108,11 +108,11 @@ pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         // SAFETY: the processor has the set; `Cpu::with_isa` refuses others.
         Isa::Avx2 => unsafe { super::avx2::run(kernel) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx512 => unsafe { super::avx512::run(kernel) },
+        // SAFETY: as above; a processor with AMX tiles has AVX-512.
+        Isa::Avx512 | Isa::Amx => unsafe { super::avx512::run(kernel) },
         #[cfg(not(target_arch = "x86_64"))]
         // SAFETY: as for `Plain`; the others are not available on this architecture.
-        Isa::Avx2 | Isa::Avx512 => unsafe { kernel.run::<super::portable::Portable>() },
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => unsafe { kernel.run::<super::portable::Portable>() },
     }
 }
 

@@ -11,7 +11,7 @@ use crate::tensor::{
 };
 
 /// Values in [-1, 1) that depend on the seed alone.
-fn noise(count: usize, seed: u32) -> Vec<f32> {
+pub(super) fn noise(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761) | 1;
     let step = |_| {
         state ^= state << 13;
@@ -22,11 +22,11 @@ fn noise(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(step).collect()
 }
 
-fn every_isa() -> Vec<Cpu> {
-    Isa::available().into_iter().map(|isa| Cpu::with_isa(isa, None).unwrap()).collect()
+fn with_each(sets: Vec<Isa>) -> Vec<Cpu> {
+    sets.into_iter().map(|isa| Cpu::with_isa(isa, None).unwrap()).collect()
 }
 
-fn weight(out: usize, inner: usize, seed: u32, narrow: bool) -> Weight {
+pub(super) fn weight(out: usize, inner: usize, seed: u32, narrow: bool) -> Weight {
     let values = noise(out * inner, seed);
     match narrow {
         true => {
@@ -66,7 +66,7 @@ proptest! {
         let x = noise(rows * inner, seed ^ 1);
         let parts = || vec![weight(out, inner, seed, narrow), weight(second, inner, !seed, !narrow)];
         let plain = product(&Plain, &x, parts(), rows);
-        for cpu in every_isa() {
+        for cpu in with_each(Isa::exact()) {
             assert_close(&product(&cpu, &x, parts(), rows), &plain, inner as f32, cpu.isa().name());
         }
     }
@@ -77,7 +77,7 @@ fn a_product_row_is_the_same_alone_and_among_36_others() {
     // Wider than an inner block, with a rest that fills no vector.
     let (inner, out, rows) = (2 * 1024 + 37, 139, 37);
     let x = noise(rows * inner, 5);
-    for cpu in every_isa() {
+    for cpu in with_each(Isa::available()) {
         for narrow in [false, true] {
             let together = product(&cpu, &x, vec![weight(out, inner, 9, narrow)], rows);
             for (row, expected) in together.chunks(out).enumerate() {
@@ -116,7 +116,7 @@ fn expert_products_agree_with_the_plain_form_and_do_not_depend_on_other_rows() {
     for (input, width) in [(ExpertInput::Row, 70), (ExpertInput::Pair, 3 * 70)] {
         let x = noise(rows * width, 4);
         let plain = expert_product(&Plain, &x, &logits, rows, input);
-        for cpu in every_isa() {
+        for cpu in with_each(Isa::exact()) {
             let together = expert_product(&cpu, &x, &logits, rows, input);
             assert_close(&together, &plain, 70.0, cpu.isa().name());
             for row in 0..rows {
@@ -139,7 +139,7 @@ fn norms_and_gates_agree_with_the_plain_form() {
     for width in [1, 7, 16, 45, 160] {
         let (rows, x, delta) = (3, noise(3 * 2 * width, 1), noise(3 * width, 2));
         let gain = Weight::from_f32(vec![width], noise(width, 3)).unwrap();
-        for cpu in every_isa() {
+        for cpu in with_each(Isa::exact()) {
             let both = [true, false].map(|fast| {
                 let mut residual = CpuBuffer(x[..rows * width].to_vec());
                 let mut out = [CpuBuffer::zeros(rows * width), CpuBuffer::zeros(rows * width)];
@@ -212,7 +212,7 @@ fn attention_agrees_with_the_plain_form_and_is_the_same_in_chunks() {
         let shape = AttentionShape { heads, kv_heads, head_dim };
         let qkv = noise(53 * shape.qkv_width(), 6);
         let plain = attention(&Plain, shape, &qkv, 53);
-        for cpu in every_isa() {
+        for cpu in with_each(Isa::exact()) {
             let whole = attention(&cpu, shape, &qkv, 53);
             assert_close(&whole, &plain, 1.0, cpu.isa().name());
             for chunk in [1, 5, 17] {

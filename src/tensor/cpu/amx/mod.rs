@@ -1,0 +1,33 @@
+//! Matrix products of bf16 weights on AMX tiles.
+//!
+//! The weights are the first operand as they lie in the file: a tile is sixteen columns of the product (rows of the
+//! weight) by 32 inner positions. Only the activations are rounded to bf16 and packed, so that a product is computed
+//! transposed, sixteen columns by up to sixteen rows at a time.
+//!
+//! Each output is one sum over steps of 32 inner positions in order, whatever tile it is computed in, so a row's
+//! results do not depend on the other rows. Within a step the products at even and at odd positions are summed apart,
+//! as the instruction does (Intel, Instruction Set Extensions Programming Reference, `TDPBF16PS`).
+//!
+//! [`TileUnit`] is what is asked of the processor. A model of it in plain arithmetic stands beside the instructions, so
+//! that all but these is tested on any machine.
+
+mod pack;
+mod product;
+#[cfg(test)]
+mod tests;
+mod unit;
+
+pub(super) use product::multiply;
+pub(super) use unit::{Instructions, is_available};
+
+/// Inner positions of a step: what one instruction sums.
+const STEP: usize = 32;
+/// Columns of a tile of weights.
+const TILE_COLUMNS: usize = 16;
+/// Rows of a tile of activations, at most.
+const TILE_ROWS: usize = 16;
+
+/// 64 bytes that lie in one cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line<T, const N: usize>([T; N]);

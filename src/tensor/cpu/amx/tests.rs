@@ -1,0 +1,104 @@
+//! Tiles against the plain form with rounded activations, and the instructions against their model.
+
+use half::bf16;
+
+use super::product::multiply;
+use super::unit::{Instructions, Model, TileUnit, is_available};
+use crate::tensor::cpu::matmul::{Product, Rows};
+use crate::tensor::cpu::memory::{CpuBuffer, CpuMatrix};
+use crate::tensor::cpu::tests::{noise, weight};
+use crate::tensor::cpu::{Isa, Plain};
+use crate::tensor::{Backend, Weight};
+
+/// Values in [-1, 1), rounded to bf16.
+fn rounded(count: usize, seed: u32) -> Vec<f32> {
+    noise(count, seed).into_iter().map(|value| bf16::from_f32(value).to_f32()).collect()
+}
+
+fn matrix(parts: &[Weight]) -> CpuMatrix {
+    CpuMatrix::stack(parts.to_vec()).unwrap()
+}
+
+/// `x · weightᵀ` on tiles.
+fn product<U: TileUnit>(x: &[f32], weight: &CpuMatrix, rows: usize) -> Vec<f32> {
+    let mut out = vec![f32::NAN; rows * weight.out];
+    multiply::<U>(x, 1, |_| Product { weight, rows: Rows::First(rows) }, &mut out);
+    out
+}
+
+#[test]
+fn products_on_tiles_agree_with_the_plain_form() {
+    for (rows, inner, out) in
+        [(1, 64, 64), (1, 37, 5), (3, 70, 40), (16, 32, 16), (17, 96, 33), (40, 1100, 100), (70, 545, 48)]
+    {
+        let x = rounded(rows * inner, 1);
+        let parts = [weight(out, inner, 2, true), weight(19, inner, 3, true)];
+        let mut plain = Plain.buffer(rows * (out + 19)).unwrap();
+        Plain.matmul(&CpuBuffer(x.clone()), &matrix(&parts), rows, &mut plain).unwrap();
+        for (index, (ours, plain)) in
+            product::<Model>(&x, &matrix(&parts), rows).iter().zip(&plain.0).enumerate()
+        {
+            let difference = (ours - plain).abs();
+            assert!(difference <= 1e-5 * inner as f32, "{rows}×{inner}×{out}, element {index}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn a_row_on_tiles_is_the_same_alone_and_among_others() {
+    let (inner, out) = (1 + 40 * 32, 77);
+    let weight = matrix(&[weight(out, inner, 9, true)]);
+    for rows in [7, 16, 17, 33, 50] {
+        let x = noise(rows * inner, 5);
+        let together = product::<Model>(&x, &weight, rows);
+        for (row, expected) in together.chunks(out).enumerate() {
+            assert_eq!(
+                product::<Model>(&x[row * inner..][..inner], &weight, 1),
+                expected,
+                "row {row} of {rows}"
+            );
+        }
+    }
+}
+
+#[test]
+fn pairs_go_to_the_products_of_their_experts_on_tiles() {
+    let (inner, out, divisor) = (50, 21, 3);
+    let experts: Vec<CpuMatrix> = (0..3).map(|e| matrix(&[weight(out, inner, e, true)])).collect();
+    let x = noise(20 * inner, 4);
+    let chosen: [Vec<u32>; 3] = [(0..60).step_by(3).collect(), vec![1], (2..60).step_by(3).collect()];
+    let mut together = vec![0.0; 60 * out];
+    let named = |index: usize| Product {
+        weight: &experts[index],
+        rows: Rows::Pairs { pairs: &chosen[index], divisor },
+    };
+    multiply::<Model>(&x, 3, named, &mut together);
+    for (expert, pairs) in chosen.iter().enumerate() {
+        for pair in pairs.iter().map(|pair| *pair as usize) {
+            let row = &x[pair / divisor * inner..][..inner];
+            assert_eq!(
+                together[pair * out..][..out],
+                product::<Model>(row, &experts[expert], 1),
+                "pair {pair}"
+            );
+        }
+    }
+    assert!(together[4 * out..][..out].iter().all(|value| *value == 0.0), "nobody chose pair 4");
+}
+
+#[test]
+fn the_instructions_do_what_their_model_says() {
+    if !is_available() {
+        println!("skipped: this processor has no AMX, or the system does not let it be used");
+        return;
+    }
+    assert!(Isa::available().contains(&Isa::Amx) || !Isa::available().contains(&Isa::Avx512));
+    for (rows, inner, out) in [(1, 64, 64), (5, 100, 50), (16, 2048, 96), (50, 1100, 100)] {
+        let x = noise(rows * inner, 1);
+        let weight = matrix(&[weight(out, inner, 2, true)]);
+        let (ours, model) = (product::<Instructions>(&x, &weight, rows), product::<Model>(&x, &weight, rows));
+        for (index, (ours, model)) in ours.iter().zip(model).enumerate() {
+            assert!((ours - model).abs() <= 1e-5 * inner as f32, "{rows}×{inner}×{out}, element {index}");
+        }
+    }
+}
