@@ -220,8 +220,10 @@ fn the_metrics_are_told_of_a_streamed_answer_how_it_would_have_played() {
     );
     let playback = audio.playback.unwrap();
     assert!(playback.first_packet_seconds >= 0.03, "{playback:?}");
-    assert!(playback.underrun_seconds >= 0.06 && playback.underrun_seconds < 1.0, "{playback:?}");
-    assert!(audio.e2e_seconds >= playback.first_packet_seconds + 0.08, "{audio:?}");
+    assert!(audio.e2e_seconds >= 0.11, "{audio:?}");
+    // However late the packets came: what the second came later than the first had played, the player waited.
+    let waited = (audio.e2e_seconds - playback.first_packet_seconds - 0.01).max(0.0);
+    assert!((playback.underrun_seconds - waited).abs() < 1e-6, "{audio:?}");
 }
 
 #[test]
