@@ -20,6 +20,9 @@ pub struct KeySet {
     pub inert: &'static [Key],
 }
 
+/// Whether requests share what is cached of their prompts.
+pub(super) const PREFIX_CACHING_KEY: &str = "enable_prefix_caching";
+
 /// At the top of a file.
 pub const TOP: KeySet = KeySet {
     name: "Top of the file",
@@ -38,6 +41,7 @@ pub const TOP: KeySet = KeySet {
             "Whether a stage begins with the first chunk of the one before (`true`) or when that one is done (`false`).",
         ),
         ("dtype", "Type of weights and activations: `auto`, `float32` or `bfloat16`."),
+        (PREFIX_CACHING_KEY, "The same for every stage whose entry does not say."),
         ("connectors", "Named connectors; see below."),
         ("edges", "Edges as `{from, to}`, checked against the pipeline: stages stand in a row."),
         (
@@ -72,6 +76,10 @@ pub const STAGE: KeySet = KeySet {
         (
             "max_num_batched_tokens",
             "Tokens that an engine computes in one step; no more than its sequences can have are planned for.",
+        ),
+        (
+            PREFIX_CACHING_KEY,
+            "Whether requests share what is cached of their common prefixes (default: `true`); for the thinker.",
         ),
         ("max_model_len", "The most tokens of a sequence, at most what the model was made for."),
         ("default_sampling_params", "How an engine samples unless a request says otherwise; see below."),

@@ -63,6 +63,8 @@ pub struct StageDeploy {
     pub num_replicas: u16,
     /// Bounds of its steps, if it is an engine: `max_num_seqs` and `max_num_batched_tokens`.
     pub scheduler: SchedulerConfig,
+    /// Whether its requests share what is cached of their common prefixes, if it reads prompts.
+    pub prefix_caching: bool,
     /// The most tokens of a sequence, if it is an engine and this is known.
     pub max_model_len: Option<usize>,
     /// Sampling parameters of requests that do not set their own; those of a code predictor included.
@@ -122,6 +124,12 @@ impl StageKind {
         matches!(self, Self::Thinker | Self::Talker)
     }
 
+    /// Whether it is an engine that is given prompts, of which several may begin alike. A talker's input is made of words
+    /// and of its own frames.
+    pub fn reads_prompts(&self) -> bool {
+        matches!(self, Self::Thinker)
+    }
+
     /// Whether it can run on a GPU.
     pub fn runs_on_gpu(&self) -> bool {
         matches!(self, Self::Thinker)
@@ -138,6 +146,7 @@ impl StageDeploy {
             device: Placement::Cpu,
             num_replicas: 1,
             scheduler: SchedulerConfig { max_num_batched_tokens: 512, max_num_seqs: 64 },
+            prefix_caching: true,
             max_model_len: None,
             sampling: SamplingParams::default(),
             input: EdgeDeploy::default(),

@@ -2,7 +2,7 @@
 
 use super::edges::{check_listed, check_peers, connect, decide_async_chunk};
 use super::error::DeployError;
-use super::keys::{SAMPLING, SUBTALKER};
+use super::keys::{PREFIX_CACHING_KEY, SAMPLING, SUBTALKER};
 use super::layer::{Layer, merge_stages};
 use super::notes::Notes;
 use super::placement::{ServerDevice, asked_gpu, place};
@@ -46,6 +46,8 @@ pub struct DeployOptions {
     pub num_replicas: Option<u16>,
     /// `--max-model-len`: of the stage that reads the prompt.
     pub max_model_len: Option<usize>,
+    /// `--enable-prefix-caching` and its opposite.
+    pub prefix_caching: Option<bool>,
     /// `--connector`: of every edge.
     pub connector: Option<Connector>,
     /// `--dtype`.
@@ -143,6 +145,13 @@ fn apply_top(deploy: &mut Deploy, top: &Mapping) -> Result<(), DeployError> {
         };
         deploy.sources.note("dtype", entry.source.clone());
     }
+    if let Some(entry) = top.get(PREFIX_CACHING_KEY) {
+        let prefix_caching = entry.boolean()?;
+        for stage in &mut deploy.stages {
+            stage.prefix_caching = prefix_caching;
+            stage.sources.note(PREFIX_CACHING_KEY, entry.source.clone());
+        }
+    }
     Ok(())
 }
 
@@ -164,6 +173,10 @@ fn apply_stage(
             "max_num_batched_tokens" => {
                 stage.scheduler.max_num_batched_tokens = entry.count(1..=MOST_TOKENS)? as usize;
                 taken = engine;
+            }
+            PREFIX_CACHING_KEY => {
+                stage.prefix_caching = entry.boolean()?;
+                taken = stage.kind.reads_prompts();
             }
             "max_model_len" => {
                 stage.max_model_len = Some(entry.count(2..=MOST_TOKENS)? as usize);
@@ -229,6 +242,13 @@ fn apply_options(deploy: &mut Deploy, options: DeployOptions) {
         {
             stage.max_model_len = Some(tokens);
             stage.sources.note("max_model_len", Source::Option("--max-model-len"));
+        }
+        if let Some(prefix_caching) = options.prefix_caching
+            && stage.kind.reads_prompts()
+            && !overridden(stage, PREFIX_CACHING_KEY)
+        {
+            stage.prefix_caching = prefix_caching;
+            stage.sources.note(PREFIX_CACHING_KEY, Source::Option("--enable-prefix-caching"));
         }
         if let Some(connector) = options.connector
             && !overridden(stage, "connector")

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Write};
 
 use super::edges::{CLASSES, codec_keys};
+use super::keys::PREFIX_CACHING_KEY;
 use super::{Deploy, StageDeploy, StageKind};
 use crate::config::{Source, Sources};
 use crate::engine::SamplingParams;
@@ -74,6 +75,9 @@ fn write_stage(page: &mut Page, id: u16, stage: &StageDeploy) -> fmt::Result {
         page.value(2, "max_num_seqs", bounds.max_num_seqs, from("max_num_seqs"))?;
         let tokens = bounds.max_num_batched_tokens;
         page.value(2, "max_num_batched_tokens", tokens, from("max_num_batched_tokens"))?;
+        if stage.kind.reads_prompts() {
+            page.value(2, PREFIX_CACHING_KEY, stage.prefix_caching, from(PREFIX_CACHING_KEY))?;
+        }
         if let Some(tokens) = stage.max_model_len {
             page.value(2, "max_model_len", tokens, from("max_model_len"))?;
         }

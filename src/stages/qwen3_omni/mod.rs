@@ -232,6 +232,7 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             scheduler: bounds(stage, max_model_len),
             cache_blocks: blocks.thinker,
             max_model_len,
+            prefix_caching: stage.prefix_caching,
             eos_ids: eos_ids(self.checkpoint, self.tokenizer, self.config)?,
             seed: self.options.seed,
             statistics: self.options.statistics,
