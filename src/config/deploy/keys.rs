@@ -20,6 +20,8 @@ pub struct KeySet {
     pub inert: &'static [Key],
 }
 
+/// Bytes of a replica's KV cache, or of all of them.
+pub(super) const CACHE_MEMORY_KEY: &str = "kv_cache_memory_bytes";
 /// Whether requests share what is cached of their prompts.
 pub(super) const PREFIX_CACHING_KEY: &str = "enable_prefix_caching";
 
@@ -41,7 +43,14 @@ pub const TOP: KeySet = KeySet {
             "Whether a stage begins with the first chunk of the one before (`true`) or when that one is done (`false`).",
         ),
         ("dtype", "Type of weights and activations: `auto`, `float32` or `bfloat16`."),
-        (PREFIX_CACHING_KEY, "The same for every stage whose entry does not say."),
+        (
+            CACHE_MEMORY_KEY,
+            "Bytes of all KV caches of a device together; by default a share of what is free.",
+        ),
+        (
+            PREFIX_CACHING_KEY,
+            "Whether requests share cached prefixes, in every stage whose entry does not say.",
+        ),
         ("connectors", "Named connectors; see below."),
         ("edges", "Edges as `{from, to}`, checked against the pipeline: stages stand in a row."),
         (
@@ -76,6 +85,10 @@ pub const STAGE: KeySet = KeySet {
         (
             "max_num_batched_tokens",
             "Tokens that an engine computes in one step; no more than its sequences can have are planned for.",
+        ),
+        (
+            CACHE_MEMORY_KEY,
+            "Bytes of the KV cache of each replica of an engine; by default a share of what is free.",
         ),
         (
             PREFIX_CACHING_KEY,

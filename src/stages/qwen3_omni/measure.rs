@@ -52,6 +52,9 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
         if !together {
             ledgers.push(speech.ledger.clone());
         }
+        if let Some(bytes) = self.options.deploy.kv_cache_memory {
+            ledgers.iter_mut().for_each(|ledger| ledger.give_caches(bytes));
+        }
         outlined.enter(&mut ledgers)?;
         let (mut grants, mut lines) = (Vec::new(), Vec::new());
         for ledger in ledgers {
@@ -125,6 +128,7 @@ fn claim(stage: &StageDeploy, bytes_per_block: usize, max_model_len: usize, weig
         max_num_seqs: bounds(stage, max_model_len).max_num_seqs,
         replicas: stage.num_replicas,
         weight,
+        memory: stage.kv_cache_memory,
     }
 }
 
