@@ -14,7 +14,7 @@ use crate::stages::qwen3_omni::built_in_deploy;
 use crate::tensor::cuda::CudaDevice;
 
 /// What the deployment that a program brings is called in messages.
-const OWN_DEPLOYMENT: &str = "the program's deployment";
+pub(super) const OWN_DEPLOYMENT: &str = "the program's deployment";
 
 /// How a model is to be deployed.
 pub(super) struct Deployment {

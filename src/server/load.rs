@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::deployment::{Deployment, read_layers};
+use super::deployment::{Deployment, OWN_DEPLOYMENT, read_layers};
 use super::device::gpu_ledger;
 use super::model::FoundModel;
 use crate::cli::{DeviceArg, ServeArgs};
@@ -168,12 +168,12 @@ pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel,
     let gpu = deployment.gpu()?;
     let deploy = deployment.deploy;
     let Some(found) = found else {
-        let location = args.deploy.deploy_config.as_ref().map(|file| file.display().to_string());
+        let file = args.deploy.deploy_config.as_ref().map(|file| file.display().to_string());
         return Ok(LoadedModel {
             pipeline: registry.place(&deploy, None, args.log_stats)?,
             text: None,
             default_name: deploy.pipeline,
-            location: location.unwrap_or_default(),
+            location: file.unwrap_or_else(|| OWN_DEPLOYMENT.to_owned()),
             is_demo: false,
             found: None,
             notes: Vec::new(),
