@@ -15,8 +15,8 @@ use crate::models::LoadError;
 use crate::models::qwen3::{DecoderConfig, LanguageModel};
 use crate::models::qwen3_omni::{OmniConfig, Thinker};
 use crate::stages::StageError;
+use crate::stages::checkpoint_pipeline::ReplicaModel;
 use crate::stages::llm::{DeviceSampling, HostSampling, ModelStep, StepModel, TokenChoice};
-use crate::stages::qwen3_omni::ReplicaModel;
 use crate::tensor::device_steps::ChainedRow;
 use crate::tensor::{
     BLOCK_SIZE, Backend, BatchLimits, DeviceError, Dtype, Outline, Outlined, StepBatch, WeightStore,

@@ -7,18 +7,17 @@ use thiserror::Error;
 use super::deployment::{Deployment, OWN_DEPLOYMENT, read_layers};
 use super::device::gpu_ledger;
 use super::model::FoundModel;
-use crate::cli::{DeviceArg, ServeArgs};
+use crate::cli::{DeviceArg, GpuArgs, ServeArgs};
 use crate::config::deploy::{DeployError, Notes, PipelineChoice};
 use crate::config::hub::HubError;
 use crate::config::{CheckpointError, Deploy};
 use crate::models::qwen3_omni::Thinker;
-use crate::stages::device_memory::DeviceMemory;
-use crate::stages::llm::DeviceSampling;
-use crate::stages::memory_ledger::MemoryLedger;
-use crate::stages::qwen3_omni::{
-    self, BuiltPipeline, PipelineError, PipelineOptions, StageDevice, ThinkerDevice,
+use crate::stages::checkpoint_pipeline::{
+    BuiltPipeline, LanguageModelDevice, ModelSource, PipelineError, PipelineOptions, StageDevice,
 };
-use crate::stages::{Pipeline, PlacementError, Registry};
+use crate::stages::llm::DeviceSampling;
+use crate::stages::qwen3_omni::{self, ThinkerDevice};
+use crate::stages::{Pipeline, PlacementError, Registry, ServedModel, text_generation};
 use crate::tensor::cpu::Cpu;
 use crate::tensor::cuda::{Cuda, CudaDevice, CudaError, Stored};
 use crate::tensor::{DeviceError, Dtype, Outlined, WeightError};
@@ -113,7 +112,7 @@ pub enum LoadFailure {
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// No pipeline serves this kind of model.
-    #[error("{location}: model_type \"{model_type}\" is not served; known: {}", qwen3_omni::MODEL_TYPE)]
+    #[error("{location}: model_type \"{model_type}\" is not served; served are {}", served_types())]
     UnknownModelType {
         /// The model directory.
         location: String,
@@ -140,23 +139,17 @@ fn read_deployment(
         (PipelineChoice::Custom, Some(model)) => {
             return Err(LoadFailure::NoModel { model: model.display().to_string() });
         }
-        _ => Some(find_known(args)?),
+        _ => Some(FoundModel::find(args)?),
     };
-    let checkpoint = found.as_ref().map(|found| &found.checkpoint);
-    let deployment = Deployment::of(checkpoint, &layers, args.deploy.device, &args.gpu, notes)?;
+    let deployment = Deployment::of(found.as_ref(), &layers, args.deploy.device, &args.gpu, notes)?;
     deployment.deploy.check_custom_stages(&registry.names().collect::<Vec<_>>())?;
     registry.check_settings(&deployment.deploy)?;
     Ok((found, deployment))
 }
 
-/// Finds the model that the command line names, which must be of a kind that is served.
-fn find_known(args: &ServeArgs) -> Result<FoundModel, LoadFailure> {
-    let found = FoundModel::find(args)?;
-    let model_type = found.checkpoint.identity()?.model_type;
-    if model_type != qwen3_omni::MODEL_TYPE {
-        return Err(LoadFailure::UnknownModelType { location: found.checkpoint.location(), model_type });
-    }
-    Ok(found)
+/// The types of models that are served, in a list.
+fn served_types() -> String {
+    ServedModel::TYPES.map(|(model_type, _)| model_type).join(", ")
 }
 
 /// Loads what the command line asks for.
@@ -209,29 +202,60 @@ fn load_model(
     let threads = args.cpu_threads.map(usize::from);
     // What is asked for as f32 is computed in f32.
     let cpu = if deploy.dtype == Dtype::Float32 { Cpu::exact(threads)? } else { Cpu::new(threads)? };
-    let cpu_name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
-    let dtype = deploy.dtype;
     let options = PipelineOptions { seed: args.seed, statistics: args.log_stats, deploy };
+    let source = ModelSource { checkpoint, store: &store, tokenizer: &tokenizer, options: &options };
     let mut notes = Vec::new();
     let built = match gpu {
-        None => qwen3_omni::build(checkpoint, &store, (&cpu, &cpu_name), &tokenizer, &options)?,
-        Some(gpu) => {
-            let stored = if dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
-            let ledger = gpu_ledger(&gpu, &args.gpu)?;
-            notes.push(format!("{}: products of many rows by {}", ledger.device(), gpu.products()));
-            let cuda = Cuda::new(gpu, stored);
-            let embedding = |_: &_, config: &_| Thinker::load_embedding(&cpu, config, &store, dtype);
-            let thinker = ThinkerDevice {
-                device: StageDevice { backend: &cuda, outlined: Outlined::Gpu(stored), ledger },
-                model: DeviceSampling::boxed,
-                embedding: &embedding,
-            };
-            let ledger = MemoryLedger::new(&cpu_name, DeviceMemory::of_process());
-            let speech = StageDevice { backend: &cpu, outlined: Outlined::Process, ledger };
-            qwen3_omni::build_on(checkpoint, &store, thinker, speech, &tokenizer, &options)?
-        }
+        None => build_on_cpu(found.served, source, &cpu)?,
+        Some(gpu) => build_on_gpu((found.served, source), &cpu, (gpu, &args.gpu), &mut notes)?,
     };
     let BuiltPipeline { pipeline, vocabulary_size, max_model_len, memory } = built;
     notes.extend(memory);
     Ok((pipeline, ModelText { tokenizer, template, vocabulary_size, max_model_len }, notes))
+}
+
+/// What the CPU is called.
+fn cpu_name(cpu: &Cpu) -> String {
+    format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads())
+}
+
+/// Builds the pipeline of a model with all of its stages on the CPU.
+fn build_on_cpu(
+    served: ServedModel,
+    source: ModelSource<'_>,
+    cpu: &Cpu,
+) -> Result<BuiltPipeline, PipelineError> {
+    let name = cpu_name(cpu);
+    match served {
+        ServedModel::Qwen3Omni => qwen3_omni::build(source, (cpu, &name)),
+        ServedModel::TextGeneration => {
+            text_generation::build(source, LanguageModelDevice::of_process(cpu, &name))
+        }
+    }
+}
+
+/// Builds the pipeline of a model with its language model on a GPU, and what speaks on the CPU.
+fn build_on_gpu(
+    (served, source): (ServedModel, ModelSource<'_>),
+    cpu: &Cpu,
+    (gpu, args): (Arc<CudaDevice>, &GpuArgs),
+    notes: &mut Vec<String>,
+) -> Result<BuiltPipeline, LoadFailure> {
+    let dtype = source.options.deploy.dtype;
+    let stored = if dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
+    let ledger = gpu_ledger(&gpu, args)?;
+    notes.push(format!("{}: products of many rows by {}", ledger.device(), gpu.products()));
+    let cuda = Cuda::new(gpu, stored);
+    let device = LanguageModelDevice {
+        device: StageDevice { backend: &cuda, outlined: Outlined::Gpu(stored), ledger },
+        model: DeviceSampling::boxed,
+    };
+    Ok(match served {
+        ServedModel::Qwen3Omni => {
+            let embedding = |_: &_, config: &_| Thinker::load_embedding(cpu, config, source.store, dtype);
+            let speech = StageDevice::of_process(cpu, &cpu_name(cpu));
+            qwen3_omni::build_on(source, ThinkerDevice { device, embedding: &embedding }, speech)?
+        }
+        ServedModel::TextGeneration => text_generation::build(source, device)?,
+    })
 }

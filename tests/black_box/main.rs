@@ -24,3 +24,4 @@ mod server;
 mod shutdown;
 mod speech;
 mod startup;
+mod text_models;
