@@ -11,6 +11,7 @@ use crate::cli::{DeviceArg, GpuArgs, ServeArgs};
 use crate::config::deploy::{DeployError, Notes, PipelineChoice};
 use crate::config::hub::HubError;
 use crate::config::{CheckpointError, Deploy};
+use crate::models::qwen3::DecodeTraffic;
 use crate::models::qwen3_omni::Thinker;
 use crate::stages::checkpoint_pipeline::{
     BuiltPipeline, LanguageModelDevice, ModelSource, PipelineError, PipelineOptions, StageDevice,
@@ -24,11 +25,13 @@ use crate::tensor::{DeviceError, Dtype, Outlined, WeightError};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
 
 /// A pipeline, ready to be served.
-pub(super) struct LoadedModel {
+pub(crate) struct LoadedModel {
     /// The stages.
     pub(super) pipeline: Pipeline,
+    /// The language model, to be measured; `None` for a pipeline without a model.
+    pub(crate) language_model: Option<LoadedLanguageModel>,
     /// What stands between text and tokens; `None` for a pipeline without a model.
-    pub(super) text: Option<ModelText>,
+    pub(crate) text: Option<ModelText>,
     /// The name it is served under if none is given.
     pub(super) default_name: String,
     /// Where it was read from.
@@ -42,15 +45,32 @@ pub(super) struct LoadedModel {
 }
 
 /// The text side of a checkpoint.
-pub(super) struct ModelText {
+pub(crate) struct ModelText {
     /// Text to token ids and back.
-    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(crate) tokenizer: Arc<Tokenizer>,
     /// Messages to text.
-    pub(super) template: Option<ChatTemplate>,
+    pub(crate) template: Option<ChatTemplate>,
     /// Token ids that the model takes are below this.
-    pub(super) vocabulary_size: usize,
+    pub(crate) vocabulary_size: usize,
     /// The most tokens of prompt and answer together.
-    pub(super) max_model_len: usize,
+    pub(crate) max_model_len: usize,
+}
+
+/// The language model of a pipeline.
+pub(crate) struct LoadedLanguageModel {
+    /// What its decode steps read.
+    pub(crate) decode: DecodeTraffic,
+    /// Where it runs.
+    pub(crate) device: ModelDevice,
+}
+
+/// A device that models run on.
+#[derive(Debug, Clone)]
+pub(crate) enum ModelDevice {
+    /// The CPU.
+    Cpu(Cpu),
+    /// A GPU.
+    Gpu(Arc<CudaDevice>),
 }
 
 /// Why a model cannot be loaded. The message names file and tensor.
@@ -164,6 +184,7 @@ pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel,
         let file = args.deploy.deploy_config.as_ref().map(|file| file.display().to_string());
         return Ok(LoadedModel {
             pipeline: registry.place(&deploy, None, args.log_stats)?,
+            language_model: None,
             text: None,
             default_name: deploy.pipeline,
             location: file.unwrap_or_else(|| OWN_DEPLOYMENT.to_owned()),
@@ -172,25 +193,26 @@ pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel,
             notes: Vec::new(),
         });
     };
-    let (models_pipeline, text, notes) = load_model(args, &found, deploy.clone(), gpu)?;
+    let (built, text, device) = load_model(args, &found, deploy.clone(), gpu)?;
     Ok(LoadedModel {
-        pipeline: registry.place(&deploy, Some(models_pipeline), args.log_stats)?,
+        pipeline: registry.place(&deploy, Some(built.pipeline), args.log_stats)?,
+        language_model: Some(LoadedLanguageModel { decode: built.decode, device }),
         text: Some(text),
         default_name: found.default_name(),
         location: found.checkpoint.location(),
         is_demo: found.checkpoint.is_demo(),
         found: Some(found),
-        notes,
+        notes: built.notes,
     })
 }
 
-/// Loads a model, with the stages of its own, and what is to be said of their devices.
+/// Loads a model, with the stages of its own, and says where its language model runs.
 fn load_model(
     args: &ServeArgs,
     found: &FoundModel,
     deploy: Deploy,
     gpu: Option<Arc<CudaDevice>>,
-) -> Result<(Pipeline, ModelText, Vec<String>), LoadFailure> {
+) -> Result<(BuiltPipeline, ModelText, ModelDevice), LoadFailure> {
     let checkpoint = &found.checkpoint;
     let location = checkpoint.location();
     let tokenizer = Tokenizer::from_files(&checkpoint.tokenizer_files()?)
@@ -204,14 +226,15 @@ fn load_model(
     let cpu = if deploy.dtype == Dtype::Float32 { Cpu::exact(threads)? } else { Cpu::new(threads)? };
     let options = PipelineOptions { seed: args.seed, statistics: args.log_stats, deploy };
     let source = ModelSource { checkpoint, store: &store, tokenizer: &tokenizer, options: &options };
-    let mut notes = Vec::new();
-    let built = match gpu {
-        None => build_on_cpu(found.served, source, &cpu)?,
-        Some(gpu) => build_on_gpu((found.served, source), &cpu, (gpu, &args.gpu), &mut notes)?,
+    let (built, device) = match gpu {
+        None => (build_on_cpu(found.served, source, &cpu)?, ModelDevice::Cpu(cpu)),
+        Some(gpu) => {
+            let built = build_on_gpu((found.served, source), &cpu, (gpu.clone(), &args.gpu))?;
+            (built, ModelDevice::Gpu(gpu))
+        }
     };
-    let BuiltPipeline { pipeline, vocabulary_size, max_model_len, memory } = built;
-    notes.extend(memory);
-    Ok((pipeline, ModelText { tokenizer, template, vocabulary_size, max_model_len }, notes))
+    let (vocabulary_size, max_model_len) = (built.vocabulary_size, built.max_model_len);
+    Ok((built, ModelText { tokenizer, template, vocabulary_size, max_model_len }, device))
 }
 
 /// What the CPU is called.
@@ -239,23 +262,24 @@ fn build_on_gpu(
     (served, source): (ServedModel, ModelSource<'_>),
     cpu: &Cpu,
     (gpu, args): (Arc<CudaDevice>, &GpuArgs),
-    notes: &mut Vec<String>,
 ) -> Result<BuiltPipeline, LoadFailure> {
     let dtype = source.options.deploy.dtype;
     let stored = if dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
     let ledger = gpu_ledger(&gpu, args)?;
-    notes.push(format!("{}: products of many rows by {}", ledger.device(), gpu.products()));
+    let products = format!("{}: products of many rows by {}", ledger.device(), gpu.products());
     let cuda = Cuda::new(gpu, stored);
     let device = LanguageModelDevice {
         device: StageDevice { backend: &cuda, outlined: Outlined::Gpu(stored), ledger },
         model: DeviceSampling::boxed,
     };
-    Ok(match served {
+    let mut built = match served {
         ServedModel::Qwen3Omni => {
             let embedding = |_: &_, config: &_| Thinker::load_embedding(cpu, config, source.store, dtype);
             let speech = StageDevice::of_process(cpu, &cpu_name(cpu));
             qwen3_omni::build_on(source, ThinkerDevice { device, embedding: &embedding }, speech)?
         }
         ServedModel::TextGeneration => text_generation::build(source, device)?,
-    })
+    };
+    built.notes.insert(0, products);
+    Ok(built)
 }

@@ -6,7 +6,7 @@ use crate::models::qwen3::{LanguageModel, TEXT_MODEL_NAMES, TextModelConfig};
 use crate::stages::Pipeline;
 use crate::stages::checkpoint_pipeline::{
     BuiltPipeline, LanguageModelDevice, LanguageModelStage, Loaded, ModelSource, PipelineError,
-    granted_blocks, with_checkpoint_defaults,
+    decode_traffic, granted_blocks, with_checkpoint_defaults,
 };
 use crate::tensor::{Backend, Outline};
 
@@ -44,12 +44,14 @@ struct Builder<'a, B: Backend> {
 impl<B: Backend> Builder<'_, B> {
     fn build(&self) -> Result<BuiltPipeline, PipelineError> {
         let (cache_blocks, memory) = self.measure()?;
-        let spec = self.stage().spec(self.load()?, cache_blocks)?;
+        let loaded = self.load()?;
+        let decode = decode_traffic(&loaded);
+        let spec = self.stage().spec(loaded, cache_blocks)?;
         let max_model_len = spec.max_model_len.unwrap_or_default();
         let pipeline =
             Pipeline { name: self.config.model_type.to_owned(), stages: vec![spec], voices: Vec::new() };
         let vocabulary_size = self.config.decoder.vocab_size;
-        Ok(BuiltPipeline { pipeline, vocabulary_size, max_model_len, memory: vec![memory] })
+        Ok(BuiltPipeline { pipeline, vocabulary_size, max_model_len, decode, notes: vec![memory] })
     }
 
     /// Makes up the account of the device: blocks of each replica's KV cache, and a line. Nothing is loaded.

@@ -21,6 +21,7 @@ pub use config::{DecoderConfig, FeedForwardConfig, TextConfig};
 pub use decoder::Decoder;
 pub use embedded::EmbeddedDecoder;
 pub use language_model::{LanguageModel, Names};
+pub use size::DecodeTraffic;
 pub use taps::{TapPoint, Taps};
 pub use text_model::{TEXT_MODEL_NAMES, TextModelConfig};
 pub(crate) use workspace::Loader;

@@ -6,11 +6,11 @@ use super::{Loaded, ModelSource, PipelineError, StageDevice, bounds, cache_claim
 use crate::config::StageDeploy;
 use crate::engine::{BlockPool, Sampler, SchedulerConfig};
 use crate::ids::StageId;
-use crate::models::qwen3::LanguageModel;
+use crate::models::qwen3::{DecodeTraffic, LanguageModel};
 use crate::stages::llm::{DeviceSampling, HostSampling, LlmSettings, LlmStage, StepModel};
 use crate::stages::memory_ledger::MemoryLedger;
 use crate::stages::{Modality, Stage, StageFactory, StageSize, StageSpec};
-use crate::tensor::{Backend, BatchLimits, DeviceError, Outline, Outlined};
+use crate::tensor::{BLOCK_SIZE, Backend, BatchLimits, DeviceError, Outline, Outlined};
 use crate::transport::PayloadKind;
 
 /// The device of a language model.
@@ -91,6 +91,17 @@ impl<B: Backend> LanguageModelStage<'_, B> {
             size: Some(size),
             ..spec(self.deploy, self.device.device.ledger.device(), factory)
         })
+    }
+}
+
+/// What decode steps of a loaded model read.
+pub(in crate::stages) fn decode_traffic<B: Backend>(
+    (model, weights): &Loaded<LanguageModel<B>>,
+) -> DecodeTraffic {
+    DecodeTraffic {
+        config: model.config().clone(),
+        bytes_per_weight: weights.bytes as f64 / weights.parameters.max(1) as f64,
+        cache_bytes_per_token: model.kv_bytes_per_block() as f64 / BLOCK_SIZE as f64,
     }
 }
 

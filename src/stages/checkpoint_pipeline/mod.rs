@@ -11,11 +11,12 @@ use thiserror::Error;
 
 pub(super) use self::account::{cache_claim, enter_stage, granted_blocks};
 pub(super) use self::defaults::with_checkpoint_defaults;
-pub(super) use self::language_model::LanguageModelStage;
 pub use self::language_model::{LanguageModelDevice, ReplicaModel};
+pub(super) use self::language_model::{LanguageModelStage, decode_traffic};
 use crate::config::{Checkpoint, CheckpointError, Deploy, Source, StageDeploy};
 use crate::engine::SchedulerConfig;
 use crate::models::LoadError;
+use crate::models::qwen3::DecodeTraffic;
 use crate::stages::device_memory::DeviceMemory;
 use crate::stages::memory_ledger::{MemoryError, MemoryLedger};
 use crate::stages::{Pipeline, StageError, StageFactory, StageSpec};
@@ -71,8 +72,10 @@ pub struct BuiltPipeline {
     pub vocabulary_size: usize,
     /// The most tokens of prompt and answer together.
     pub max_model_len: usize,
-    /// What the memory of each device goes to, a line a device.
-    pub memory: Vec<String>,
+    /// What decode steps of its language model read.
+    pub decode: DecodeTraffic,
+    /// What is to be said of its devices: what the memory of each goes to, a line a device.
+    pub notes: Vec<String>,
 }
 
 /// What a pipeline is built from, whatever it runs on.

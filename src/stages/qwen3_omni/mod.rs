@@ -17,7 +17,7 @@ use crate::models::qwen3_omni::{
 };
 use crate::stages::checkpoint_pipeline::{
     BuiltPipeline, LanguageModelDevice, LanguageModelStage, Loaded, ModelSource, PipelineError, StageDevice,
-    bounds, spec,
+    bounds, decode_traffic, spec,
 };
 use crate::stages::code2wav::{Code2WavSettings, Code2WavStage};
 use crate::stages::talker::{TalkerModels, TalkerSettings, TalkerStage};
@@ -85,10 +85,10 @@ pub fn build_on<T: Backend, S: Backend + InputRows + Convolution>(
 
 impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
     fn build(self) -> Result<BuiltPipeline, PipelineError> {
-        let (blocks, memory) = self.measure()?;
+        let (blocks, notes) = self.measure()?;
         let deploy = &self.source.options.deploy;
         let loaded = self.load_thinker()?;
-        let thinker = loaded.0.clone();
+        let (thinker, decode) = (loaded.0.clone(), decode_traffic(&loaded));
         let vocabulary_size = thinker.config().vocab_size;
         let spec = self.thinker().spec(loaded, blocks.thinker)?;
         let max_model_len = spec.max_model_len.unwrap_or_default();
@@ -102,7 +102,7 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             stages.push(self.code2wav(self.load_code2wav(config)?, stage));
         }
         let pipeline = Pipeline { name: MODEL_TYPE.to_owned(), stages, voices };
-        Ok(BuiltPipeline { pipeline, vocabulary_size, max_model_len, memory })
+        Ok(BuiltPipeline { pipeline, vocabulary_size, max_model_len, decode, notes })
     }
 
     fn load_thinker(&self) -> Result<Loaded<LanguageModel<T>>, PipelineError> {
