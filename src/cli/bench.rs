@@ -1,11 +1,11 @@
 //! `omni-actors bench`.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{ModalityArg, ServeArgs, logging};
+use super::{ModalityArg, ServeArgs, logging, output};
 use crate::bench::{self, Report, Schedule, Workload};
 use crate::stages::Registry;
 
@@ -134,7 +134,8 @@ pub(super) fn run(args: &BenchArgs, registry: Registry) -> Result<(), String> {
     let ended = || bar.iter().for_each(|bar| bar.inc(1));
     let report = bench::run(&workload.serve, registry, &workload.workload(), schedule, &ended);
     bar.iter().for_each(ProgressBar::finish_and_clear);
-    print(&report.map_err(|error| error.to_string())?, workload.json).map_err(|error| error.to_string())
+    let report = report.map_err(|error| error.to_string())?;
+    output::print(&report, workload.json, Report::write_table)
 }
 
 /// A bar on a terminal; elsewhere nothing.
@@ -143,15 +144,6 @@ fn progress_bar(schedule: Schedule) -> Option<ProgressBar> {
         let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
         ProgressBar::new(schedule.requests() as u64).with_style(style)
     })
-}
-
-fn print(report: &Report, json: bool) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut out, report)?;
-        return writeln!(out);
-    }
-    report.write_table(&mut out)
 }
 
 #[cfg(test)]

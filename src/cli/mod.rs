@@ -6,6 +6,7 @@ mod config;
 mod deploy;
 mod device;
 mod logging;
+mod output;
 mod ptx;
 mod selftest;
 mod serve;

@@ -60,7 +60,7 @@ impl<B: Backend> Builder<'_, B> {
         let device = self.device.outline(&outline);
         let outlined =
             Builder { source: self.source, device: &device, config: self.config, deploy: self.deploy };
-        let mut ledger = self.device.device.ledger.clone();
+        let mut ledger = self.source.account(&self.device.device);
         outlined.stage().enter(&mut ledger, outlined.load()?, 1.0)?;
         let grants = ledger.settle()?;
         Ok((granted_blocks(&grants, &self.deploy.name), ledger.summary(&grants)))

@@ -4,6 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::check::assert_row;
 use crate::deploy::DeployFile;
 use crate::server::example;
 
@@ -145,8 +146,7 @@ fn a_table_has_a_line_for_every_stage_and_figure() {
         ("decode steps", "sequences of 34 tokens"),
         ("memory bandwidth", "GB/s"),
     ] {
-        let found = text.lines().any(|line| line.starts_with(name) && line.contains(value));
-        assert!(found, "no {name} with {value:?} in\n{text}");
+        assert_row(&text, name, value);
     }
 }
 

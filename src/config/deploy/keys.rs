@@ -20,6 +20,11 @@ pub struct KeySet {
     pub inert: &'static [Key],
 }
 
+/// Bytes of a replica's KV cache, or of all of them.
+pub(super) const CACHE_MEMORY_KEY: &str = "kv_cache_memory_bytes";
+/// Whether requests share what is cached of their prompts.
+pub(super) const PREFIX_CACHING_KEY: &str = "enable_prefix_caching";
+
 /// At the top of a file.
 pub const TOP: KeySet = KeySet {
     name: "Top of the file",
@@ -38,6 +43,14 @@ pub const TOP: KeySet = KeySet {
             "Whether a stage begins with the first chunk of the one before (`true`) or when that one is done (`false`).",
         ),
         ("dtype", "Type of weights and activations: `auto`, `float32` or `bfloat16`."),
+        (
+            CACHE_MEMORY_KEY,
+            "Bytes of all KV caches of a device together; by default a share of what is free.",
+        ),
+        (
+            PREFIX_CACHING_KEY,
+            "Whether requests share cached prefixes, in every stage whose entry does not say.",
+        ),
         ("connectors", "Named connectors; see below."),
         ("edges", "Edges as `{from, to}`, checked against the pipeline: stages stand in a row."),
         (
@@ -72,6 +85,14 @@ pub const STAGE: KeySet = KeySet {
         (
             "max_num_batched_tokens",
             "Tokens that an engine computes in one step; no more than its sequences can have are planned for.",
+        ),
+        (
+            CACHE_MEMORY_KEY,
+            "Bytes of the KV cache of each replica of an engine; by default a share of what is free.",
+        ),
+        (
+            PREFIX_CACHING_KEY,
+            "Whether requests share what is cached of their common prefixes (default: `true`); for the language model.",
         ),
         ("max_model_len", "The most tokens of a sequence, at most what the model was made for."),
         ("default_sampling_params", "How an engine samples unless a request says otherwise; see below."),

@@ -2,7 +2,7 @@
 
 use super::edges::{check_listed, check_peers, connect, decide_async_chunk};
 use super::error::{DeployError, Fault};
-use super::keys::{SAMPLING, SUBTALKER};
+use super::keys::{CACHE_MEMORY_KEY, PREFIX_CACHING_KEY, SAMPLING, SUBTALKER};
 use super::layer::{Layer, merge_stages};
 use super::notes::Notes;
 use super::placement::{ServerDevice, asked_gpu, place};
@@ -70,6 +70,10 @@ pub struct DeployOptions {
     pub num_replicas: Option<u16>,
     /// `--max-model-len`: of the stage that reads the prompt.
     pub max_model_len: Option<usize>,
+    /// `--kv-cache-memory`, in bytes.
+    pub kv_cache_memory: Option<u64>,
+    /// `--enable-prefix-caching` and its opposite.
+    pub prefix_caching: Option<bool>,
     /// `--connector`: of every edge.
     pub connector: Option<Connector>,
     /// `--dtype`.
@@ -178,6 +182,17 @@ fn apply_top(deploy: &mut Deploy, top: &Mapping) -> Result<(), DeployError> {
         };
         deploy.sources.note("dtype", entry.source.clone());
     }
+    if let Some(entry) = top.get(CACHE_MEMORY_KEY) {
+        deploy.kv_cache_memory = Some(cache_memory(entry)?);
+        deploy.sources.note(CACHE_MEMORY_KEY, entry.source.clone());
+    }
+    if let Some(entry) = top.get(PREFIX_CACHING_KEY) {
+        let prefix_caching = entry.boolean()?;
+        for stage in &mut deploy.stages {
+            stage.prefix_caching = prefix_caching;
+            stage.sources.note(PREFIX_CACHING_KEY, entry.source.clone());
+        }
+    }
     Ok(())
 }
 
@@ -199,6 +214,14 @@ fn apply_stage(
             "max_num_batched_tokens" => {
                 stage.scheduler.max_num_batched_tokens = entry.count(1..=MOST_TOKENS)? as usize;
                 taken = engine;
+            }
+            CACHE_MEMORY_KEY => {
+                stage.kv_cache_memory = Some(cache_memory(entry)?);
+                taken = stage.kind.is_engine();
+            }
+            PREFIX_CACHING_KEY => {
+                stage.prefix_caching = entry.boolean()?;
+                taken = stage.kind.reads_prompts();
             }
             "max_model_len" => {
                 stage.max_model_len = Some(entry.count(2..=MOST_TOKENS)? as usize);
@@ -232,6 +255,12 @@ fn apply_stage(
     Ok(())
 }
 
+/// Bytes for KV caches.
+fn cache_memory(entry: &Entry) -> Result<u64, DeployError> {
+    let bytes = entry.integer(1..=i128::from(u64::MAX))?;
+    Ok(u64::try_from(bytes).map_err(|_| entry.expected("a number of bytes"))?)
+}
+
 /// The keys of an inner mapping, all of them known.
 fn checked<'a>(
     entry: &'a Entry,
@@ -251,6 +280,10 @@ fn apply_options(deploy: &mut Deploy, options: DeployOptions) {
         deploy.dtype = dtype;
         deploy.sources.note("dtype", Source::Option("--dtype"));
     }
+    if let Some(bytes) = options.kv_cache_memory {
+        deploy.kv_cache_memory = Some(bytes);
+        deploy.sources.note(CACHE_MEMORY_KEY, Source::Option("--kv-cache-memory"));
+    }
     for (id, stage) in deploy.stages.iter_mut().enumerate() {
         if let Some(replicas) = options.num_replicas
             && !overridden(stage, "num_replicas")
@@ -264,6 +297,13 @@ fn apply_options(deploy: &mut Deploy, options: DeployOptions) {
         {
             stage.max_model_len = Some(tokens);
             stage.sources.note("max_model_len", Source::Option("--max-model-len"));
+        }
+        if let Some(prefix_caching) = options.prefix_caching
+            && stage.kind.reads_prompts()
+            && !overridden(stage, PREFIX_CACHING_KEY)
+        {
+            stage.prefix_caching = prefix_caching;
+            stage.sources.note(PREFIX_CACHING_KEY, Source::Option("--enable-prefix-caching"));
         }
         if let Some(connector) = options.connector
             && !overridden(stage, "connector")

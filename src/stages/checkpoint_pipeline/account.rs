@@ -20,6 +20,7 @@ pub(in crate::stages) fn cache_claim(
         max_num_seqs: bounds(stage, max_model_len).max_num_seqs,
         replicas: stage.num_replicas,
         weight,
+        memory: stage.kv_cache_memory,
     }
 }
 

@@ -70,6 +70,7 @@ impl<B: Backend> LanguageModelStage<'_, B> {
             scheduler: bounds(self.deploy, max_model_len),
             cache_blocks,
             max_model_len,
+            prefix_caching: self.deploy.prefix_caching,
             eos_ids: self.source.eos_ids(self.end_ids)?,
             seed: self.source.options.seed,
             statistics: self.source.options.statistics,

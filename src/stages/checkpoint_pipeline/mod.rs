@@ -117,6 +117,15 @@ impl ModelSource<'_> {
         Ok((Arc::new(model), self.store.taken() - before))
     }
 
+    /// The account of a device, which knows how much its KV caches get if that is said.
+    pub(super) fn account<B>(&self, device: &StageDevice<'_, B>) -> MemoryLedger {
+        let mut ledger = device.ledger.clone();
+        if let Some(bytes) = self.options.deploy.kv_cache_memory {
+            ledger.give_caches(bytes);
+        }
+        ledger
+    }
+
     /// The most tokens of a stage's sequences, of which its model takes at most `limit`.
     pub(super) fn max_model_len(&self, stage: &StageDeploy, limit: usize) -> Result<usize, PipelineError> {
         let asked = stage.max_model_len.unwrap_or(limit);

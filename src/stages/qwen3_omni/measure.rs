@@ -38,9 +38,9 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             config: self.config,
             thinker_deploy: self.thinker_deploy,
         };
-        let mut ledgers = vec![thinker.ledger.clone()];
+        let mut ledgers = vec![self.source.account(thinker)];
         if !together {
-            ledgers.push(speech.ledger.clone());
+            ledgers.push(self.source.account(speech));
         }
         outlined.enter(&mut ledgers)?;
         let (mut grants, mut lines) = (Vec::new(), Vec::new());
