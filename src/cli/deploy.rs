@@ -22,8 +22,8 @@ pub struct DeployArgs {
     /// Type of weights and activations; by default as the checkpoint's weights.
     #[arg(long, value_enum)]
     pub dtype: Option<DtypeArg>,
-    /// Where the model runs: auto, cpu, cuda or cuda:N; by default on the CPU. On a GPU it is the thinker that runs
-    /// there; what speaks runs on the CPU.
+    /// Where the model runs: auto, cpu, cuda or cuda:N; by default on the CPU. On a GPU it is the language model that
+    /// runs there, such as the thinker; what speaks runs on the CPU.
     #[arg(long)]
     pub device: Option<DeviceArg>,
     /// The most tokens of prompt and answer together; by default what the model was made for.

@@ -38,7 +38,7 @@ pub const MOST_REPLICAS: u16 = 64;
 /// The deployment of a pipeline.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deploy {
-    /// Which pipeline it is, such as `qwen3_omni_moe`, or [`CUSTOM_PIPELINE`].
+    /// Which pipeline it is, such as `qwen3_omni_moe` or `qwen3`, or [`CUSTOM_PIPELINE`].
     pub pipeline: String,
     /// Type of weights and activations.
     pub dtype: Dtype,
@@ -55,7 +55,7 @@ pub struct Deploy {
 /// The deployment of one stage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageDeploy {
-    /// What it is called: `thinker`, `talker`, `code2wav`, or the name of a custom stage.
+    /// What it is called: `thinker`, `talker`, `code2wav`, `llm`, or the name of a custom stage.
     pub name: String,
     /// What it does.
     pub kind: StageKind,
@@ -85,8 +85,8 @@ pub struct StageDeploy {
 /// What a stage does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StageKind {
-    /// An engine of the model's that writes text.
-    Thinker,
+    /// An engine of the model's that reads the prompt and writes text: a thinker, or a plain text model.
+    Llm,
     /// An engine of the model's that writes codec frames.
     Talker,
     /// Makes sound of codec frames.
@@ -125,18 +125,18 @@ pub struct CodecChunks {
 impl StageKind {
     /// Whether it generates tokens, and so schedules, caches and samples.
     pub fn is_engine(&self) -> bool {
-        matches!(self, Self::Thinker | Self::Talker)
+        matches!(self, Self::Llm | Self::Talker)
     }
 
     /// Whether it is an engine that is given prompts, of which several may begin alike. A talker's input is made of words
     /// and of its own frames.
     pub fn reads_prompts(&self) -> bool {
-        matches!(self, Self::Thinker)
+        matches!(self, Self::Llm)
     }
 
     /// Whether it can run on a GPU.
     pub fn runs_on_gpu(&self) -> bool {
-        matches!(self, Self::Thinker)
+        matches!(self, Self::Llm)
     }
 }
 
