@@ -6,6 +6,10 @@ use std::fmt;
 /// the system keeps in memory while there is room, and for other programs.
 const PROCESS_CACHE_SHARE: f64 = 0.35;
 
+/// The share that they may take where less does not hold one sequence of full length. Of such a cache little is touched
+/// by sequences that are shorter.
+const PROCESS_CACHE_SHARE_AT_MOST: f64 = 0.8;
+
 /// The memory of a device, as it was found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum DeviceMemory {
@@ -48,6 +52,14 @@ impl DeviceMemory {
         match self {
             Self::Gpu { .. } => 1.0,
             Self::Process { .. } => PROCESS_CACHE_SHARE,
+        }
+    }
+
+    /// The share that they may take if they do not hold one sequence each otherwise.
+    pub(super) fn cache_share_at_most(self) -> f64 {
+        match self {
+            Self::Gpu { .. } => 1.0,
+            Self::Process { .. } => PROCESS_CACHE_SHARE_AT_MOST,
         }
     }
 }

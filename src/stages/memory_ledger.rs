@@ -53,6 +53,11 @@ impl CacheClaim {
         (self.blocks_of_one() as u64).saturating_mul(self.bytes_per_block)
     }
 
+    /// Bytes of the longest sequence in each replica.
+    fn least(&self) -> u64 {
+        self.bytes_of_one().saturating_mul(u64::from(self.replicas.max(1)))
+    }
+
     /// Bytes of all replicas together, if it was said how much they get.
     fn fixed(&self) -> Option<u64> {
         Some(self.memory?.saturating_mul(u64::from(self.replicas)))
@@ -192,12 +197,14 @@ impl MemoryLedger {
             entries: self.entry_list(),
             found: self.memory.to_string(),
         })?;
-        let shared = self.shared_among_caches(left)?;
+        let (usual, at_most) = self.shared_among_caches(left)?;
         let claims = || self.caches.iter().filter(|claim| claim.memory.is_none());
         let weights: f64 = claims().map(|claim| claim.weight).sum();
         let grant = |claim: &CacheClaim| {
             let fixed = claim.fixed();
-            let bytes = fixed.unwrap_or((shared as f64 * claim.weight / weights) as u64);
+            let part = |of: u64| (of as f64 * claim.weight / weights) as u64;
+            // A share that does not hold one sequence is made larger rather than refused, as far as that is sensible.
+            let bytes = fixed.unwrap_or_else(|| part(usual).max(claim.least().min(part(at_most))));
             let blocks = claim.blocks(bytes).ok_or_else(|| self.cache_too_large(claim, bytes))?;
             // What somebody asked for is given whole: what sequences do not need keeps prefixes.
             let said = fixed.or(self.cache_memory).is_some();
@@ -208,8 +215,8 @@ impl MemoryLedger {
         self.caches.iter().map(grant).collect()
     }
 
-    /// What those caches get together of which it was not said how much each gets.
-    fn shared_among_caches(&self, left: u64) -> Result<u64, MemoryError> {
+    /// What those caches get together of which it was not said how much each gets: usually, and at most.
+    fn shared_among_caches(&self, left: u64) -> Result<(u64, u64), MemoryError> {
         let fixed = self.caches.iter().filter_map(CacheClaim::fixed).fold(0, u64::saturating_add);
         let asked = self.cache_memory.unwrap_or(0).max(fixed);
         if asked > left {
@@ -221,14 +228,15 @@ impl MemoryLedger {
             });
         }
         Ok(match self.cache_memory {
-            Some(bytes) => bytes.saturating_sub(fixed),
-            None => ((left - fixed) as f64 * self.memory.cache_share()) as u64,
+            Some(bytes) => (bytes.saturating_sub(fixed), bytes.saturating_sub(fixed)),
+            None => {
+                let share = |share: f64| ((left - fixed) as f64 * share) as u64;
+                (share(self.memory.cache_share()), share(self.memory.cache_share_at_most()))
+            }
         })
     }
 
     fn cache_too_large(&self, claim: &CacheClaim, left: u64) -> MemoryError {
-        let replicas = u64::from(claim.replicas.max(1));
-        let needed = claim.bytes_of_one().saturating_mul(replicas);
         let or_more = match (claim.memory, self.cache_memory) {
             (Some(_), _) => " or more kv_cache_memory_bytes",
             (None, Some(_)) => " or more --kv-cache-memory",
@@ -238,7 +246,7 @@ impl MemoryLedger {
             device: self.device.clone(),
             stage: claim.stage.clone(),
             tokens: claim.max_model_len,
-            needed: Bytes(needed),
+            needed: Bytes(claim.least()),
             left: Bytes(left),
             account: format!("{}; {}", self.memory, self.entry_list()),
             or_more,
@@ -370,6 +378,13 @@ mod tests {
         ledger.claim_cache(claim("thinker", 1.0));
         let grants = ledger.settle().unwrap();
         assert_eq!(grants[0].blocks, 35);
+        // One sequence of 800 tokens takes half of what is left, one of 1,600 would take all of it.
+        let longest = |max_model_len| {
+            let mut ledger = MemoryLedger { caches: Vec::new(), ..ledger.clone() };
+            ledger.claim_cache(CacheClaim { max_model_len, ..claim("thinker", 1.0) });
+            ledger.settle().map(|grants| grants[0].blocks).ok()
+        };
+        assert_eq!((longest(800), longest(1600)), (Some(50), None));
         let line = ledger.summary(&grants);
         for part in [
             "memory of cpu: 120.0 MiB are free",
