@@ -99,6 +99,7 @@ async fn submit(
         sampling: Vec::new(),
         modalities: modalities.to_vec(),
         priority: 0,
+        streamed: true,
     };
     let id = runtime.orchestrator.send(Submit { request, events }).await.expect("orchestrator lives")?;
     Ok((id, stream))
@@ -372,6 +373,7 @@ async fn a_slow_stage_holds_its_feeder_up_and_loses_no_chunk() {
         sampling: Vec::new(),
         modalities: vec![Modality::Audio],
         priority: 0,
+        streamed: true,
     };
     runtime.orchestrator.send(Submit { request, events }).await.expect("lives").expect("admitted");
     assert_eq!(spoken(&collect(stream).await), text);

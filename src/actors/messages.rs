@@ -35,6 +35,8 @@ pub struct OmniRequest {
     pub modalities: Vec<Modality>,
     /// More urgent requests have lower values.
     pub priority: i32,
+    /// Whether the client gets the answer as it is made.
+    pub streamed: bool,
 }
 
 /// HTTP → orchestrator: admit this request, bind its route and start it.

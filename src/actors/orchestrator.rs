@@ -354,6 +354,7 @@ impl Pipeline {
                         arrived: request.arrived,
                         to_client: wanted(self.gives(index)),
                         to_next: next.is_some() && !passes_output_on,
+                        streamed: request.streamed,
                         cancelled: entry.cancelled.clone(),
                     },
                     events: entry.events.clone(),

@@ -105,6 +105,7 @@ impl Workload {
             sampling,
             modalities,
             priority: 0,
+            streamed: true,
         }
     }
 }

@@ -61,6 +61,7 @@ pub fn omni_request(
         sampling,
         modalities: modalities.to_vec(),
         priority: generation.priority,
+        streamed: generation.stream.is_some(),
     })
 }
 

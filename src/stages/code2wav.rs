@@ -2,20 +2,21 @@
 //!
 //! Frames of a request are decoded in windows: a small one first, so that sound comes soon, then larger ones that
 //! repeat some frames as left context. The windows of several requests are decoded together; when there are more than a
-//! step takes, those go first whose listeners would otherwise be the first to hear a gap. With many requests at a time
-//! the first windows are larger, which costs fewer steps and changes no sample.
+//! step takes, those go first whose listeners would otherwise be the first to hear a gap. A listener who is about to hear
+//! one gets a smaller window. With many requests at a time first and smaller windows have more frames, which costs fewer
+//! steps. None of this changes a sample.
 
 mod utterance;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::utterance::Utterance;
 use crate::engine::FinishReason;
 use crate::ids::RequestId;
 use crate::models::qwen3_omni::{
-    Code2Wav, Code2WavWorkspace, CodecStream, CodecWindow, StreamWindow, StreamingSchedule,
+    Code2Wav, Code2WavWorkspace, CodecStream, CodecWindow, Demand, StreamWindow, StreamingSchedule,
 };
 use crate::stages::{
     AudioPacket, Output, Poll, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput,
@@ -26,6 +27,9 @@ use crate::transport::{Chunk, Payload};
 
 /// Frames held before the stage takes no more while it has some to decode: five minutes of speech.
 const MAX_FRAMES: usize = 4096;
+
+/// How long before a gap a listener gets a smaller window, beside the time that a step takes.
+const GAP_MARGIN: Duration = Duration::from_millis(100);
 
 /// How a [`Code2WavStage`] works.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +50,8 @@ pub struct Code2WavStage<B: Convolution + InputRows> {
     utterances: BTreeMap<RequestId, Utterance>,
     /// Windows of the step that was planned last.
     planned: Vec<(RequestId, StreamWindow)>,
+    /// How long the last step took.
+    last_step: Duration,
     /// Outputs of the step that was launched.
     outputs: Vec<StageOutput>,
     steps: u64,
@@ -62,6 +68,7 @@ impl<B: Convolution + InputRows> Code2WavStage<B> {
             model,
             utterances: BTreeMap::new(),
             planned: Vec::new(),
+            last_step: Duration::ZERO,
             outputs: Vec::new(),
             steps: 0,
         })
@@ -78,7 +85,7 @@ impl<B: Convolution + InputRows> Code2WavStage<B> {
 
     /// Decodes the planned windows and gives their samples out.
     fn decode(&mut self) -> Result<(), StageError> {
-        let quantizers = self.quantizers();
+        let (quantizers, begun) = (self.quantizers(), Instant::now());
         let windows: Vec<CodecWindow<'_>> = self
             .planned
             .iter()
@@ -92,6 +99,7 @@ impl<B: Convolution + InputRows> Code2WavStage<B> {
         }
         self.model.forward(&windows, &mut self.workspace, None)?;
         let (samples, now) = (self.workspace.samples()?, Instant::now());
+        self.last_step = now - begun;
         for ((id, window), samples) in self.planned.drain(..).zip(samples) {
             if let Some(utterance) = self.utterances.get_mut(&id) {
                 utterance.decoded(&window, quantizers, now);
@@ -107,8 +115,8 @@ impl<B: Convolution + InputRows> Code2WavStage<B> {
         Ok(())
     }
 
-    /// New frames of a first window. They double with the number of steps that the utterances take by turns.
-    fn first_frames(&self) -> usize {
+    /// New frames of a first or a smaller window. They double with the number of steps that the utterances take by turns.
+    fn fewest_frames(&self) -> usize {
         let turns = self.utterances.len().div_ceil(self.settings.max_windows.max(1));
         self.settings.schedule.initial_frames.saturating_mul(turns.next_power_of_two())
     }
@@ -134,7 +142,7 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
             return Err(StageError::Protocol("a vocoder takes its input as chunks".into()));
         }
         let stream = CodecStream::new(self.model.config(), self.settings.schedule);
-        self.utterances.insert(request.id, Utterance::new(stream));
+        self.utterances.insert(request.id, Utterance::new(stream, request.streamed));
         Ok(())
     }
 
@@ -168,8 +176,9 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
 
     fn room(&self) -> usize {
         // While nothing can be decoded, only further frames help.
-        let (quantizers, first_frames) = (self.quantizers(), self.first_frames());
-        let ready = |utterance: &Utterance| utterance.window(quantizers, first_frames).is_some();
+        let quantizers = self.quantizers();
+        let demand = Demand { first_frames: self.fewest_frames(), at_once: None };
+        let ready = |utterance: &Utterance| utterance.window(quantizers, demand).is_some();
         if self.utterances.values().any(ready) {
             MAX_FRAMES.saturating_sub(self.frames_held())
         } else {
@@ -184,13 +193,15 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
 
     fn plan(&mut self) -> Readiness {
         self.finish_decoded();
-        let (quantizers, first_frames) = (self.quantizers(), self.first_frames());
+        let (quantizers, fewest) = (self.quantizers(), self.fewest_frames());
         let sample_rate = self.settings.sample_rate;
+        let soon = Instant::now() + GAP_MARGIN + 2 * self.last_step;
         let mut ready: Vec<_> = self
             .utterances
             .iter()
             .filter_map(|(id, utterance)| {
-                let window = utterance.window(quantizers, first_frames)?;
+                let demand = utterance.demand(fewest, sample_rate, soon);
+                let window = utterance.window(quantizers, demand)?;
                 Some((utterance.deadline(sample_rate), *id, window))
             })
             .collect();

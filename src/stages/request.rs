@@ -52,6 +52,8 @@ pub struct StageRequest {
     pub to_client: bool,
     /// Whether a later stage of this request waits for chunks that this stage makes for it, beside its output.
     pub to_next: bool,
+    /// Whether the client gets the answer as it is made, and so may hear gaps in it.
+    pub streamed: bool,
     /// Raised when the request is aborted; the worker removes it before the next step.
     pub cancelled: Cancellation,
 }
@@ -69,6 +71,7 @@ impl StageRequest {
             arrived: Instant::now(),
             to_client: true,
             to_next: true,
+            streamed: false,
             cancelled: Cancellation::default(),
         }
     }

@@ -71,6 +71,7 @@ fn request(id: u64, prompt: usize, choices: u32, sampling: SamplingParams) -> St
         arrived: Instant::now(),
         to_client: true,
         to_next: false,
+        streamed: false,
         cancelled: Cancellation::default(),
     }
 }

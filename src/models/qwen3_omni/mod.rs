@@ -9,7 +9,7 @@ pub mod talker_prompt;
 mod thinker;
 
 pub use code_predictor::{CodePredictor, CodePredictorWorkspace, FrameStart};
-pub use code2wav::streaming::{CodecStream, StreamWindow, StreamingSchedule};
+pub use code2wav::streaming::{CodecStream, Demand, StreamWindow, StreamingSchedule};
 pub use code2wav::{Code2Wav, Code2WavWorkspace, CodecWindow};
 pub use config::{Code2WavConfig, OmniConfig, TalkerConfig};
 pub use talker::{CodecSide, Talker, TalkerRow, TalkerWorkspace, TextSide};

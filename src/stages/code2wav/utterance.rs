@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::models::qwen3_omni::{CodecStream, StreamWindow};
+use crate::models::qwen3_omni::{CodecStream, Demand, StreamWindow};
 
 /// How long the first sound may be in the making before it is as urgent as that of a listener who is about to hear a gap.
 const FIRST_SOUND_PATIENCE: Duration = Duration::from_millis(100);
@@ -15,6 +15,8 @@ pub(super) struct Utterance {
     first_frame: usize,
     /// What has been decoded.
     stream: CodecStream,
+    /// Somebody listens while it is made.
+    streamed: bool,
     /// All frames are there.
     complete: bool,
     /// The first window has been planned.
@@ -29,11 +31,12 @@ pub(super) struct Utterance {
 
 impl Utterance {
     /// Without frames yet.
-    pub(super) fn new(stream: CodecStream) -> Self {
+    pub(super) fn new(stream: CodecStream, streamed: bool) -> Self {
         Self {
             codes: Vec::new(),
             first_frame: 0,
             stream,
+            streamed,
             complete: false,
             started: false,
             spoken_from: None,
@@ -55,7 +58,7 @@ impl Utterance {
 
     /// All frames are there and decoded.
     pub(super) fn is_decoded(&self, quantizers: usize) -> bool {
-        self.complete && self.window(quantizers, 0).is_none()
+        self.complete && self.window(quantizers, Demand::default()).is_none()
     }
 
     /// Frames whose codes are held.
@@ -63,10 +66,18 @@ impl Utterance {
         self.codes.len() / quantizers.max(1)
     }
 
-    /// What can be decoded next; the first window has `first_frames` new frames if that is more than usual.
-    pub(super) fn window(&self, quantizers: usize, first_frames: usize) -> Option<StreamWindow> {
+    /// What can be decoded next.
+    pub(super) fn window(&self, quantizers: usize, demand: Demand) -> Option<StreamWindow> {
         let available = self.first_frame + self.frames_held(quantizers);
-        self.stream.window(available, self.complete, first_frames)
+        self.stream.window(available, self.complete, demand)
+    }
+
+    /// What is asked of it now, where `frames` new ones are worth a window. A listener who would hear a gap if sound came
+    /// later than at `soon` gets what there is.
+    pub(super) fn demand(&self, frames: usize, sample_rate: u32, soon: Instant) -> Demand {
+        let listening = self.streamed && self.heard_from.is_some();
+        let urgent = listening && self.deadline(sample_rate).is_some_and(|deadline| deadline < soon);
+        Demand { first_frames: frames, at_once: urgent.then_some(frames) }
     }
 
     /// Says whether this is the first window that is planned.
@@ -110,11 +121,11 @@ mod tests {
 
     fn utterance() -> Utterance {
         let schedule = StreamingSchedule { initial_frames: 4, chunk_frames: 25, left_context_frames: 25 };
-        Utterance::new(CodecStream::with_samples(1920, 555, schedule))
+        Utterance::new(CodecStream::with_samples(1920, 555, schedule), true)
     }
 
     fn decode(utterance: &mut Utterance, now: Instant) {
-        let window = utterance.window(QUANTIZERS, 0).unwrap();
+        let window = utterance.window(QUANTIZERS, Demand::default()).unwrap();
         assert!(utterance.codes_of(&window, QUANTIZERS).is_some());
         utterance.decoded(&window, QUANTIZERS, now);
     }
@@ -133,6 +144,24 @@ mod tests {
         decode(&mut utterance, heard + Duration::from_secs(9));
         let seconds = (29 * 1920 - 555) as f64 / f64::from(RATE);
         assert_eq!(utterance.deadline(RATE), Some(heard + Duration::from_secs_f64(seconds)));
+    }
+
+    #[test]
+    fn a_listener_who_is_about_to_hear_a_gap_gets_what_there_is() {
+        let begun = Instant::now();
+        for streamed in [true, false] {
+            let mut utterance = Utterance { streamed, ..utterance() };
+            utterance.push(vec![0; 10 * QUANTIZERS], begun);
+            let far = begun + Duration::from_secs(100);
+            let first = Demand { first_frames: 4, at_once: None };
+            assert_eq!(utterance.demand(4, RATE, far), first, "there is no listener yet");
+            decode(&mut utterance, begun);
+            let dry = utterance.deadline(RATE).unwrap();
+            assert_eq!(utterance.demand(4, RATE, dry), first);
+            let after = dry + Duration::from_millis(1);
+            let window = utterance.window(QUANTIZERS, utterance.demand(4, RATE, after));
+            assert_eq!(window.map(|window| window.frames), streamed.then_some(0..10));
+        }
     }
 
     #[test]

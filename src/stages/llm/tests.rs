@@ -178,6 +178,7 @@ fn request(id: u64, prompt_tokens: usize, choices: u32, sampling: SamplingParams
         arrived: std::time::Instant::now(),
         to_client: true,
         to_next: false,
+        streamed: false,
         cancelled: Cancellation::default(),
     }
 }

@@ -56,6 +56,7 @@ fn request(models: &TalkerModels<Cpu>, id: u64, words: u32, sampling: SamplingPa
         arrived: std::time::Instant::now(),
         to_client: false,
         to_next: true,
+        streamed: false,
         cancelled: Cancellation::default(),
     }
 }

@@ -13,7 +13,7 @@ mod tests;
 mod upsampler;
 mod workspace;
 
-pub use streaming::{CodecStream, StreamWindow, StreamingSchedule};
+pub use streaming::{CodecStream, Demand, StreamWindow, StreamingSchedule};
 pub use workspace::Code2WavWorkspace;
 
 use self::decoder::WaveDecoder;

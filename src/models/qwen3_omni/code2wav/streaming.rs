@@ -5,9 +5,10 @@
 //! therefore keeps its samples from where the window before it ended, and the stream has no gaps. Only the very
 //! last samples of an utterance are missing.
 //!
-//! Where windows end is fixed by the schedule, but for the first: it may be made larger, as long as the window behind it
-//! still has the whole utterance as its context. Then every sample is computed from the same frames as before, and only
-//! the packets are others.
+//! The schedule cuts an utterance into segments, and a sample is computed from its segment and the context before that. A
+//! window may end earlier than its segment, when a listener is about to hear a gap; the next one then goes on in the same
+//! segment with the same context. And the first window may be larger than the first segment, as long as the context of
+//! all its frames is the whole utterance before them. Neither changes a sample, only the packets are others.
 
 use std::ops::Range;
 
@@ -45,6 +46,15 @@ pub struct StreamingSchedule {
     pub chunk_frames: usize,
     /// Frames that a later window repeats, where there are so many.
     pub left_context_frames: usize,
+}
+
+/// What may be decoded beside what the schedule says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Frames that the first window had better have; as many as the schedule says, if that is more.
+    pub first_frames: usize,
+    /// So many new frames are enough for a later window.
+    pub at_once: Option<usize>,
 }
 
 /// A window of a stream.
@@ -93,34 +103,44 @@ impl CodecStream {
         }
     }
 
-    /// The next window, once enough of the `available` frames of the utterance are there, or all if `finished`.
-    /// A window that is given out counts as decoded.
+    /// The next window of the schedule, once enough of the `available` frames of the utterance are there, or all if
+    /// `finished`. A window that is given out counts as decoded.
     pub fn next_window(&mut self, available: usize, finished: bool) -> Option<StreamWindow> {
-        let window = self.window(available, finished, self.schedule.initial_frames)?;
+        let window = self.window(available, finished, Demand::default())?;
         self.advance(&window);
         Some(window)
     }
 
-    /// What the next window is, if it can be decoded. The first one has `first_frames` frames, as far as this changes no
-    /// sample: at least as many as the schedule says, and otherwise at most as many as are context.
-    pub fn window(&self, available: usize, finished: bool, first_frames: usize) -> Option<StreamWindow> {
+    /// What the next window is, if it can be decoded.
+    pub fn window(&self, available: usize, finished: bool, demand: Demand) -> Option<StreamWindow> {
         let StreamingSchedule { initial_frames, chunk_frames, left_context_frames } = self.schedule;
         let decoded = self.decoded_frames;
-        let due = match decoded.checked_sub(initial_frames) {
-            Some(later) => initial_frames + (later / chunk_frames + 1) * chunk_frames,
-            None if decoded == 0 => first_frames.min(left_context_frames).max(initial_frames),
-            // An utterance that ended within its first window.
-            None => initial_frames,
+        let segment = self.segment_start();
+        let due = match (decoded, segment) {
+            (0, _) => demand.first_frames.min(left_context_frames).max(initial_frames),
+            (_, 0) => initial_frames,
+            (_, segment) => segment + chunk_frames,
         };
-        if available <= decoded || (available < due && !finished) {
+        let new = available.checked_sub(decoded).filter(|new| *new > 0)?;
+        let at_once = decoded > 0 && demand.at_once.is_some_and(|enough| new >= enough);
+        if available < due && !finished && !at_once {
             return None;
         }
-        let context = left_context_frames.min(decoded);
-        let frames = decoded - context..due.min(available);
+        let start = self.oldest_needed_frame();
+        let frames = start..due.min(available);
         let samples =
             |frames: usize| (frames * self.samples_per_frame).saturating_sub(self.lookahead_samples);
-        let keep = samples(context)..samples(frames.len());
+        let keep = samples(decoded - start)..samples(frames.len());
         Some(StreamWindow { frames, keep })
+    }
+
+    /// The frame that the segment of the next frame begins with.
+    fn segment_start(&self) -> usize {
+        let StreamingSchedule { initial_frames, chunk_frames, .. } = self.schedule;
+        match self.decoded_frames.checked_sub(initial_frames) {
+            Some(later) => initial_frames + later / chunk_frames * chunk_frames,
+            None => 0,
+        }
     }
 
     /// Counts a window as decoded.
@@ -130,7 +150,7 @@ impl CodecStream {
 
     /// The oldest frame that later windows may still ask for.
     pub fn oldest_needed_frame(&self) -> usize {
-        self.decoded_frames.saturating_sub(self.schedule.left_context_frames)
+        self.segment_start().saturating_sub(self.schedule.left_context_frames)
     }
 }
 
@@ -190,7 +210,7 @@ mod tests {
         let due = all_windows(schedule, 70);
         for first_frames in 0..40 {
             let mut stream = CodecStream::new(&config(), schedule);
-            let first = stream.window(70, true, first_frames).unwrap();
+            let first = stream.window(70, true, Demand { first_frames, at_once: None }).unwrap();
             assert_eq!(first.frames, 0..first_frames.clamp(4, 20));
             stream.advance(&first);
             let second = stream.next_window(70, true).unwrap();
@@ -200,6 +220,23 @@ mod tests {
                 assert_eq!(stream.next_window(70, true).as_ref(), Some(window), "{first_frames}");
             }
             assert_eq!(stream.next_window(70, true), None);
+        }
+    }
+
+    #[test]
+    fn windows_within_a_segment_have_the_context_of_the_whole() {
+        let schedule = StreamingSchedule { initial_frames: 4, chunk_frames: 10, left_context_frames: 6 };
+        let mut stream = CodecStream::new(&config(), schedule);
+        stream.next_window(4, false).unwrap();
+        let demand = Demand { first_frames: 0, at_once: Some(3) };
+        assert_eq!(stream.window(6, false, demand), None, "two are not enough");
+        let mut sample = config().window_samples(4);
+        for (available, frames) in [(7, 0..7), (12, 0..12), (16, 0..14), (17, 8..17), (99, 8..24)] {
+            let window = stream.window(available, false, demand).unwrap();
+            assert_eq!(window.frames, frames);
+            assert_eq!(window.frames.start * 1920 + window.keep.start, sample, "there is no gap");
+            sample = window.frames.start * 1920 + window.keep.end;
+            stream.advance(&window);
         }
     }
 
