@@ -38,6 +38,9 @@ impl StartedPipeline {
         let mut names = args.served_model_name.clone();
         if names.is_empty() {
             names.push(model.default_name.clone());
+            // Whoever starts the server with a path may well ask for the model by that path.
+            let given = args.model.as_ref().map(|given| given.display().to_string());
+            names.extend(given.filter(|given| *given != model.default_name));
         }
         let options = RuntimeOptions {
             model_name: names.first().cloned().unwrap_or_default(),

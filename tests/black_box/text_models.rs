@@ -151,6 +151,8 @@ fn dense_and_sparse_models_answer_chat_and_completions() {
         let models = client::get(server.address, "/v1/models").json();
         assert_eq!(models["data"][0]["max_model_len"], 2048, "{models}");
         assert_eq!(models["data"][0]["root"], checkpoint.path(), "{models}");
+        let by_path = json!({"model": checkpoint.path(), "prompt": "hello", "max_tokens": 2});
+        assert_eq!(client::post(server.address, COMPLETIONS, &by_path).status, 200);
         let spoken = json!({
             "messages": [{"role": "user", "content": "hello"}], "modalities": ["text", "audio"],
         });
