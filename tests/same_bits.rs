@@ -1,6 +1,8 @@
 //! On a CPU the logits of a request are the same bits, whatever happens around it: random companies, chunked prompts,
 //! prefixes found in the cache, preemptions, requests that go away. For every instruction set that the processor has.
 
+#![allow(clippy::expect_used, reason = "a test says so when it fails")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

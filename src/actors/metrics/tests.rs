@@ -1,4 +1,4 @@
-use std::sync::{Mutex, mpsc};
+use std::sync::mpsc;
 use std::thread;
 
 use super::*;
@@ -25,8 +25,8 @@ fn settings(log_stats: bool) -> MetricsSettings {
     MetricsSettings { model_name: "m".to_owned(), omni_prefix: OmniPrefix::default(), log_stats, stages }
 }
 
-/// A worker that has counted 42 tokens it would not report by itself, and answers its port when it is `free`.
-fn silent_worker(sender: StatsSender, free: Arc<Mutex<()>>) -> Arc<StatsPort> {
+/// A worker that has counted 42 tokens it would not report by itself, and answers its port when the other end of `held_up` is gone.
+fn silent_worker(sender: StatsSender, held_up: mpsc::Receiver<()>) -> Arc<StatsPort> {
     let (wake, woken) = mpsc::channel();
     let port = Arc::new(StatsPort::new(move || {
         let _ = wake.send(());
@@ -34,7 +34,7 @@ fn silent_worker(sender: StatsSender, free: Arc<Mutex<()>>) -> Arc<StatsPort> {
     let mut reporter = ReplicaReporter::new(KEY, sender, Arc::clone(&port));
     thread::spawn(move || {
         while woken.recv().is_ok() {
-            let _free = free.lock();
+            let _ = held_up.recv();
             reporter.report_if_due(Instant::now(), false, |stats: &mut ReplicaStats| {
                 stats.totals = Some(EngineTotals { generation_tokens: 42, ..Default::default() });
             });
@@ -52,7 +52,7 @@ const TOKENS: &str = "vllm:generation_tokens_total{model_name=\"m\",replica=\"0\
 #[actix::test]
 async fn a_scrape_holds_what_replicas_counted_until_then() {
     let (address, sender) = MetricsActor::start_with_sender(settings(true), &Arbiter::current()).unwrap();
-    let port = silent_worker(sender, Arc::default());
+    let port = silent_worker(sender, mpsc::channel().1);
     address.send(RegisterReplica { key: KEY, port }).await.unwrap();
     assert!(page(&address).await.contains(&format!("{TOKENS} 42.0\n")));
 }
@@ -60,9 +60,8 @@ async fn a_scrape_holds_what_replicas_counted_until_then() {
 #[actix::test]
 async fn a_scrape_does_not_wait_for_a_replica_that_is_stuck_and_delays_nobody() {
     let (address, sender) = MetricsActor::start_with_sender(settings(true), &Arbiter::current()).unwrap();
-    let free = Arc::new(Mutex::new(()));
-    let stuck = free.lock().unwrap();
-    let port = silent_worker(sender.clone(), Arc::clone(&free));
+    let (stuck, held_up) = mpsc::channel();
+    let port = silent_worker(sender.clone(), held_up);
     address.send(RegisterReplica { key: KEY, port }).await.unwrap();
     let scrape = address.send(Scrape);
     sender.send(|| StatEvent::Pipeline(PipelineEvent::Accepted { request: RequestId(1), route: vec![KEY] }));
