@@ -1,5 +1,6 @@
 //! What autoregressive stages share: the scheduler, KV-cache blocks, the sampler.
 
+pub mod block_hash;
 pub mod block_pool;
 mod device_choice;
 pub mod finish;
@@ -15,6 +16,7 @@ pub mod sampling;
 pub mod scheduler;
 mod selection;
 
+pub use block_hash::{BlockHash, BlockHasher, MediaSpan};
 pub use block_pool::BlockPool;
 pub use finish::FinishReason;
 pub use history::TokenHistory;

@@ -7,6 +7,10 @@
 //! preempted: its blocks are freed, and it waits to be computed again from its tokens, once it has one that was not
 //! computed before.
 //!
+//! Full blocks whose tokens are known are published under their hashes, from the step on that fills them. A sequence that
+//! is admitted takes over what is published of its own prefix, and begins behind that. This may be a block that is filled
+//! in the same step: a model writes the keys and values of all rows before any of them looks at the cache.
+//!
 //! A step is planned while the one before it is still under way. The token that a step in flight will choose is
 //! *expected*: the sequence goes on with it before anybody but the device knows it.
 //!
@@ -17,6 +21,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use crate::engine::block_hash::BlockHash;
 use crate::engine::block_pool::BlockPool;
 use crate::tensor::BLOCK_SIZE;
 
@@ -44,7 +49,7 @@ pub struct ScheduledSpan {
     pub len: usize,
     /// With this span all available tokens are computed: the next one can be sampled.
     pub reaches_end: bool,
-    /// This is the first span of the sequence.
+    /// This is the first span of the sequence. If it does not start at 0, what precedes it was found in the cache.
     pub first: bool,
 }
 
@@ -61,6 +66,10 @@ struct Entry {
     computed: usize,
     /// Blocks that hold them.
     blocks: Vec<u32>,
+    /// What the blocks hold, as far as it is known: the hashes of full blocks from the first on.
+    hashes: Vec<BlockHash>,
+    /// How many blocks were published, or taken over as they were.
+    published: usize,
     /// Order of service.
     rank: Rank,
     /// Whether it ever ran.
@@ -119,6 +128,8 @@ impl Scheduler {
             expected: 0,
             computed: 0,
             blocks: Vec::new(),
+            hashes: Vec::new(),
+            published: 0,
             rank,
             started: false,
             preemptions: 0,
@@ -153,6 +164,14 @@ impl Scheduler {
     pub fn settle(&mut self, key: SequenceKey) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.expected = entry.expected.saturating_sub(1);
+        }
+    }
+
+    /// Tells what the next full blocks of a sequence hold. A sequence that is never told of shares nothing.
+    pub fn name_blocks(&mut self, key: SequenceKey, hashes: &[BlockHash]) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.hashes.extend_from_slice(hashes);
+            publish(&mut self.pool, entry);
         }
     }
 
@@ -235,7 +254,7 @@ impl Scheduler {
                 return None;
             }
             if self.pool.grow(&mut entry.blocks, entry.computed + len) {
-                return Some(span_of(entry, len));
+                return Some(span_of(&mut self.pool, entry, len));
             }
             let youngest = self.running.last().copied()?;
             self.preempt(youngest);
@@ -245,16 +264,29 @@ impl Scheduler {
         }
     }
 
-    /// Moves a waiting sequence to the running ones if all its tokens are known and its first chunk fits.
+    /// Moves a waiting sequence to the running ones if all its tokens are known and its first chunk fits, behind what
+    /// the cache has of it.
     fn admit(&mut self, rank: Rank, budget: usize) -> Option<ScheduledSpan> {
         let entry = self.entries.get_mut(&rank.2)?;
-        let len = (entry.available - entry.computed).min(budget);
-        if len == 0 || entry.expected > 0 || !self.pool.grow(&mut entry.blocks, entry.computed + len) {
+        if entry.available == 0 || entry.expected > 0 {
             return None;
         }
+        // The last token is computed in any case: what follows it is chosen from that.
+        let reusable = entry.hashes.len().min((entry.available - 1) / BLOCK_SIZE);
+        let prefix = entry.hashes.get(..reusable).unwrap_or_default();
+        let known = self.pool.known(prefix);
+        let found = known.blocks * BLOCK_SIZE;
+        let len = (entry.available - found).min(budget);
+        if BlockPool::blocks_for(found + len) - known.blocks + known.idle > self.pool.free() {
+            return None;
+        }
+        self.pool.share(prefix, &mut entry.blocks);
+        self.pool.grow(&mut entry.blocks, found + len);
+        entry.computed = found;
+        entry.published = known.blocks;
         self.waiting.remove(&rank);
         self.running.insert(rank);
-        Some(span_of(entry, len))
+        Some(span_of(&mut self.pool, entry, len))
     }
 
     /// Takes a sequence's blocks away. One that has all its tokens computed is waiting for input: it is deferred until
@@ -269,12 +301,13 @@ impl Scheduler {
             }
             self.pool.release(&mut entry.blocks);
             entry.computed = 0;
+            entry.published = 0;
             entry.preemptions += 1;
         }
     }
 }
 
-fn span_of(entry: &mut Entry, len: usize) -> ScheduledSpan {
+fn span_of(pool: &mut BlockPool, entry: &mut Entry, len: usize) -> ScheduledSpan {
     let span = ScheduledSpan {
         key: entry.rank.2,
         start: entry.computed,
@@ -284,122 +317,18 @@ fn span_of(entry: &mut Entry, len: usize) -> ScheduledSpan {
     };
     entry.computed += len;
     entry.started = true;
+    publish(pool, entry);
     span
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn scheduler(tokens: usize, seqs: usize, blocks: usize) -> Scheduler {
-        let config = SchedulerConfig { max_num_batched_tokens: tokens, max_num_seqs: seqs };
-        Scheduler::new(config, BlockPool::new(blocks))
+/// Publishes the blocks of a sequence that are full and whose content is known.
+fn publish(pool: &mut BlockPool, entry: &mut Entry) {
+    let full = (entry.computed / BLOCK_SIZE).min(entry.hashes.len());
+    for (block, hash) in entry.blocks.iter().zip(&entry.hashes).take(full).skip(entry.published) {
+        pool.publish(*block, *hash);
     }
-
-    fn plan(scheduler: &mut Scheduler) -> Vec<(u64, usize, usize)> {
-        let mut spans = Vec::new();
-        scheduler.plan(&mut spans);
-        spans.iter().map(|span| (span.key.0, span.start, span.len)).collect()
-    }
-
-    #[test]
-    fn a_long_prompt_is_computed_in_chunks_of_the_budget() {
-        let mut scheduler = scheduler(8, 4, 10);
-        scheduler.add(20, 0);
-        assert_eq!(plan(&mut scheduler), [(0, 0, 8)]);
-        assert_eq!(plan(&mut scheduler), [(0, 8, 8)]);
-        assert_eq!(plan(&mut scheduler), [(0, 16, 4)]);
-        assert_eq!(plan(&mut scheduler), []);
-    }
-
-    #[test]
-    fn decodes_go_before_new_prompts_and_share_a_step_with_them() {
-        let mut scheduler = scheduler(8, 4, 10);
-        let first = scheduler.add(3, 0);
-        assert_eq!(plan(&mut scheduler), [(0, 0, 3)]);
-        scheduler.extend(first, 1);
-        scheduler.add(20, 0);
-        assert_eq!(plan(&mut scheduler), [(0, 3, 1), (1, 0, 7)]);
-    }
-
-    #[test]
-    fn no_more_sequences_run_than_allowed() {
-        let mut scheduler = scheduler(100, 2, 10);
-        for _ in 0..3 {
-            scheduler.add(1, 0);
-        }
-        assert_eq!(plan(&mut scheduler).len(), 2);
-        assert_eq!((scheduler.num_running(), scheduler.num_waiting()), (2, 1));
-    }
-
-    #[test]
-    fn urgent_requests_are_admitted_first() {
-        let mut scheduler = scheduler(100, 1, 10);
-        scheduler.add(1, 5);
-        let urgent = scheduler.add(1, -1);
-        assert_eq!(plan(&mut scheduler), [(urgent.0, 0, 1)]);
-    }
-
-    #[test]
-    fn a_sequence_without_input_is_deferred_and_holds_up_nobody() {
-        let mut scheduler = scheduler(100, 4, 10);
-        let fed_later = scheduler.add(0, 0);
-        scheduler.add(2, 0);
-        assert_eq!(plan(&mut scheduler), [(1, 0, 2)]);
-        assert_eq!(scheduler.num_deferred(), 1);
-        scheduler.extend(fed_later, 4);
-        assert_eq!(plan(&mut scheduler), [(0, 0, 4)]);
-        assert_eq!(scheduler.num_deferred(), 0);
-    }
-
-    #[test]
-    fn a_sequence_that_is_preempted_while_it_waits_for_input_is_computed_again_when_there_is_some() {
-        let mut scheduler = scheduler(100, 4, 2);
-        let old = scheduler.add(BLOCK_SIZE, 0);
-        let fed_later = scheduler.add(BLOCK_SIZE, 0);
-        assert_eq!(plan(&mut scheduler).len(), 2);
-        scheduler.extend(old, 1);
-        assert_eq!(plan(&mut scheduler), [(old.0, BLOCK_SIZE, 1)]);
-        assert_eq!((scheduler.num_deferred(), scheduler.preemptions()), (1, 1));
-        scheduler.remove(old);
-        assert_eq!(plan(&mut scheduler), [], "nothing of it is new");
-        scheduler.extend(fed_later, 1);
-        assert_eq!(plan(&mut scheduler), [(fed_later.0, 0, BLOCK_SIZE + 1)]);
-    }
-
-    #[test]
-    fn an_expected_token_is_computed_in_the_next_step_but_not_by_a_sequence_that_begins_anew() {
-        let mut scheduler = scheduler(100, 4, 2);
-        let old = scheduler.add(BLOCK_SIZE, 0);
-        let young = scheduler.add(BLOCK_SIZE - 1, 0);
-        assert_eq!(plan(&mut scheduler).len(), 2);
-        scheduler.expect(young);
-        assert_eq!(plan(&mut scheduler), [(young.0, BLOCK_SIZE - 1, 1)]);
-        scheduler.expect(old);
-        scheduler.expect(young);
-        scheduler.settle(young);
-        assert_eq!(plan(&mut scheduler), [(old.0, BLOCK_SIZE, 1)]);
-        assert_eq!(scheduler.preempted(), [young]);
-        scheduler.remove(old);
-        assert_eq!(plan(&mut scheduler), [], "its last token is in flight");
-        assert!(scheduler.preempted().is_empty());
-        scheduler.settle(young);
-        assert_eq!(plan(&mut scheduler), [(young.0, 0, BLOCK_SIZE + 1)]);
-    }
-
-    #[test]
-    fn when_blocks_run_out_the_youngest_is_preempted_and_computed_again() {
-        let mut scheduler = scheduler(100, 4, 2);
-        let old = scheduler.add(BLOCK_SIZE, 0);
-        let young = scheduler.add(BLOCK_SIZE, 0);
-        assert_eq!(plan(&mut scheduler).len(), 2);
-        scheduler.extend(old, 1);
-        scheduler.extend(young, 1);
-        assert_eq!(plan(&mut scheduler), [(old.0, BLOCK_SIZE, 1)]);
-        assert_eq!((scheduler.num_waiting(), scheduler.preemptions()), (1, 1));
-        assert_eq!(scheduler.remove(old), 0);
-        assert_eq!(plan(&mut scheduler), [(young.0, 0, BLOCK_SIZE + 1)]);
-        assert_eq!(scheduler.remove(young), 1);
-        assert_eq!(scheduler.cache_usage(), 0.0);
-    }
+    entry.published = entry.published.max(full);
 }
+
+#[cfg(test)]
+mod tests;

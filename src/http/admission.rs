@@ -56,7 +56,7 @@ pub fn omni_request(
     Ok(OmniRequest {
         arrived: origin.arrived,
         external_id: origin.external_id.0.clone(),
-        prompt: Arc::new(prompt),
+        prompt: Arc::new(Prompt { cache_salt: generation.cache_salt.clone(), ..prompt }),
         choices: generation.choices,
         sampling,
         modalities: modalities.to_vec(),

@@ -11,8 +11,16 @@ use crate::http::subtalker_fields::{SUBTALKER_FIELDS, SubtalkerOverrides};
 use crate::stages::Modality;
 
 /// The fields that [`GenerationFields::read`] understands, beside [`SAMPLING_FIELDS`].
-pub const GENERATION_FIELDS: &[&str] =
-    &["model", "n", "stream", "stream_options", "return_token_ids", "priority", "sampling_params_list"];
+pub const GENERATION_FIELDS: &[&str] = &[
+    "model",
+    "n",
+    "stream",
+    "stream_options",
+    "return_token_ids",
+    "priority",
+    "cache_salt",
+    "sampling_params_list",
+];
 
 /// How the answer is to be made and written.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,6 +33,8 @@ pub struct GenerationFields {
     pub return_token_ids: bool,
     /// More urgent requests have lower values.
     pub priority: i32,
+    /// Requests share what is cached of their prompts with those of the same salt alone.
+    pub cache_salt: Option<String>,
     /// The sampling fields at the top level; they concern the thinker alone.
     pub thinker: SamplingOverrides,
     /// `sampling_params_list`: one entry per stage, as far as it goes; comes after the top level.
@@ -52,6 +62,7 @@ impl GenerationFields {
             return_token_ids: body.boolean("return_token_ids")?.unwrap_or(false),
             priority: body.integer_within("priority", i64::from(i32::MIN), i64::from(i32::MAX))?.unwrap_or(0)
                 as i32,
+            cache_salt: read_cache_salt(body)?,
             thinker: SamplingOverrides::read(body, vocab_size)?,
             stages: read_stages(body, state, vocab_size)?,
         })
@@ -98,6 +109,13 @@ fn read_choices(body: &Fields<'_>, state: &AppState) -> Result<u32, ApiError> {
         return Err(body.unsupported("n", message));
     }
     Ok(choices)
+}
+
+fn read_cache_salt(body: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    match body.string("cache_salt")? {
+        Some("") => Err(body.invalid("cache_salt", "must not be empty")),
+        salt => Ok(salt.map(str::to_owned)),
+    }
 }
 
 fn read_stream(body: &Fields<'_>) -> Result<Option<StreamOptions>, ApiError> {
@@ -227,6 +245,13 @@ mod tests {
         assert!(read(json!({"model": "fake"})).is_ok());
         assert!(read(json!({"model": "fake-alias"})).is_ok());
         assert!(matches!(read(json!({"model": "gpt"})), Err(ApiError::ModelNotFound { .. })));
+    }
+
+    #[test]
+    fn a_salt_is_a_string_and_not_empty() {
+        assert_eq!(read(json!({"cache_salt": "a"})).unwrap().cache_salt.as_deref(), Some("a"));
+        assert!(read(json!({"cache_salt": ""})).is_err());
+        assert!(read(json!({"cache_salt": 5})).is_err());
     }
 
     #[test]

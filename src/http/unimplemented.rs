@@ -65,7 +65,6 @@ const UNIMPLEMENTED_FIELDS: &[(&str, Neutral)] = &[
     ("media_io_kwargs", Neutral::Empty),
     ("documents", Neutral::Empty),
     ("chat_template", Neutral::Never),
-    ("cache_salt", Neutral::Never),
     ("echo", Neutral::False),
     ("suffix", Neutral::Empty),
     ("use_beam_search", Neutral::False),

@@ -33,6 +33,8 @@ struct Times {
     /// Tokens of each choice.
     tokens: Vec<u64>,
     prompt_tokens: u64,
+    /// Those of them that were found in the cache.
+    cached_tokens: u64,
     max_tokens: u64,
 }
 
@@ -48,9 +50,21 @@ impl EngineStatistics {
             last_token: vec![None; choices],
             tokens: vec![0; choices],
             prompt_tokens: prompt_tokens as u64,
+            cached_tokens: 0,
             max_tokens: u64::from(request.sampling.max_tokens),
         };
         self.times.insert(request.id, times);
+    }
+
+    /// The cache was asked for the prompt of a choice, and had the first `cached` tokens of it. The prompt of a request
+    /// counts as cached as far as it was for the first of its choices: the others find what that one computed.
+    pub(super) fn looked_up(&mut self, id: RequestId, cached: usize) {
+        let Some(times) = self.times.get_mut(&id) else { return };
+        self.totals.prefix_cache_queries += times.prompt_tokens;
+        self.totals.prefix_cache_hits += cached as u64;
+        if times.scheduled.is_none() {
+            times.cached_tokens = cached as u64;
+        }
     }
 
     /// A request takes part in a step for the first time.
@@ -68,9 +82,11 @@ impl EngineStatistics {
         let Some(times) = self.times.get_mut(&id) else { return };
         if times.first_token.is_none() {
             times.first_token = Some(now);
-            self.step_prompt_tokens += times.prompt_tokens;
+            let computed = times.prompt_tokens - times.cached_tokens;
+            self.step_prompt_tokens += computed;
             self.totals.prompt_tokens += times.prompt_tokens;
-            self.totals.prompt_tokens_computed += times.prompt_tokens;
+            self.totals.prompt_tokens_computed += computed;
+            self.totals.prompt_tokens_cached += times.cached_tokens;
             self.samples.push(TokenSample::TimeToFirstToken(seconds(times.arrived, now)));
         }
         let choice = choice as usize;
@@ -109,7 +125,7 @@ impl EngineStatistics {
             decode_seconds: seconds(first, last),
             // As in the totals, a prompt that was never computed does not count.
             prompt_tokens: times.first_token.map_or(0, |_| times.prompt_tokens),
-            cached_tokens: 0,
+            cached_tokens: times.first_token.map_or(0, |_| times.cached_tokens),
             generation_tokens: times.tokens.iter().sum(),
             max_generation_tokens: times.tokens.iter().copied().max().unwrap_or(0),
             choices: times.tokens.len() as u64,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::SamplingParams;
+use crate::engine::{MediaSpan, SamplingParams};
 use crate::ids::RequestId;
 use crate::transport::PayloadKind;
 
@@ -93,6 +93,11 @@ pub struct Prompt {
     /// The conversation message by message, for pipelines without a chat template, whose first stage makes of it what
     /// it wants; else empty.
     pub messages: Vec<Message>,
+    /// What lies at positions that stand for pictures, sounds or films.
+    pub media: Vec<MediaSpan>,
+    /// Only requests with the same salt share what is cached of their prompts, so that nobody learns from the time that an
+    /// answer takes what others have asked.
+    pub cache_salt: Option<String>,
     /// The voice to speak with, one of those that the pipeline knows; without one it takes its first.
     pub voice: Option<String>,
 }

@@ -50,6 +50,7 @@ fn stage(
         scheduler,
         cache_blocks: blocks,
         max_model_len: MAX_MODEL_LEN,
+        prefix_caching: true,
         eos_ids: vec![END],
         seed: 3,
         statistics: true,

@@ -10,7 +10,6 @@ const GPU_MEMORY: &str = "memory is shared out by the server";
 const ONE_DEVICE: &str = "a stage runs on one device";
 const NOT_HERE: &str = "it is a part of vLLM that is not here";
 const ALWAYS: &str = "prompts are always computed in chunks";
-const NO_PREFIX_CACHE: &str = "there is no prefix cache";
 const THREADS: &str = "stages are threads of one process";
 const WHOLE_SERVER: &str = "it is an option of the command line, for all stages";
 const AS_STORED: &str = "weights are used as they are stored";
@@ -26,7 +25,6 @@ pub(super) const TOP: &[Key] = &[
     ("trust_remote_code", "no code of a checkpoint is ever run"),
     ("distributed_executor_backend", THREADS),
     ("quantization", AS_STORED),
-    ("enable_prefix_caching", NO_PREFIX_CACHE),
     ("enable_chunked_prefill", ALWAYS),
     ("data_parallel_size", "num_replicas is for that"),
     ("pipeline_parallel_size", ONE_DEVICE),
@@ -47,7 +45,6 @@ pub(super) const STAGE: &[Key] = &[
     ("gpu_memory_utilization", GPU_MEMORY),
     ("enforce_eager", NOT_HERE),
     ("async_scheduling", NOT_HERE),
-    ("enable_prefix_caching", NO_PREFIX_CACHE),
     ("enable_chunked_prefill", ALWAYS),
     ("dtype", "the type is one for the whole pipeline, at the top of the file"),
     ("quantization", AS_STORED),

@@ -14,12 +14,15 @@ mod size;
 pub mod taps;
 #[cfg(test)]
 mod tests;
+pub mod text_model;
 mod workspace;
 
 pub use config::{DecoderConfig, FeedForwardConfig, TextConfig};
 pub use decoder::Decoder;
 pub use embedded::EmbeddedDecoder;
 pub use language_model::{LanguageModel, Names};
+pub use size::DecodeTraffic;
 pub use taps::{TapPoint, Taps};
+pub use text_model::{TEXT_MODEL_NAMES, TextModelConfig};
 pub(crate) use workspace::Loader;
 pub use workspace::Workspace;

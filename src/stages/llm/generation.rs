@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::model::TokenChoice;
 use super::spoken::SpokenTokens;
 use crate::engine::{
-    Draw, FinishReason, Sampled, SampledLogprobs, SamplingParams, SequenceKey, TokenHistory,
+    BlockHash, BlockHasher, Draw, FinishReason, Sampled, SampledLogprobs, SamplingParams, SequenceKey,
+    TokenHistory,
 };
 use crate::ids::{RequestId, StageId};
 use crate::stages::{ChoiceFinish, Prompt, StopReason, TextDelta, TokenLogprob, TokenLogprobs};
@@ -34,6 +35,8 @@ pub(super) struct Generation {
     eos_ids: Arc<[u32]>,
     /// What goes on to the next stage; `None` if the request ends here.
     spoken: Option<SpokenTokens>,
+    /// Hashes the blocks that prompt and output fill.
+    hasher: BlockHasher,
 }
 
 /// A token that was chosen, and what comes of it.
@@ -56,11 +59,13 @@ pub(super) struct Start {
     pub(super) eos_ids: Arc<[u32]>,
     /// Whether the answer is spoken.
     pub(super) spoken: bool,
+    /// Has hashed the prompt.
+    pub(super) hasher: BlockHasher,
 }
 
 impl Generation {
     pub(super) fn new(start: Start, tokenizer: &Arc<Tokenizer>) -> Self {
-        let Start { request, choice, seed, room, prompt, params, eos_ids, spoken } = start;
+        let Start { request, choice, seed, room, prompt, params, eos_ids, spoken, hasher } = start;
         Self {
             request,
             choice,
@@ -75,6 +80,7 @@ impl Generation {
             params,
             eos_ids,
             spoken: spoken.then(SpokenTokens::default),
+            hasher,
         }
     }
 
@@ -103,11 +109,18 @@ impl Generation {
         self.output.len() + self.in_flight < self.max_tokens
     }
 
-    /// Takes the oldest token in flight and says what that gives the client.
-    pub(super) fn accept(&mut self, sampled: &Sampled, tokenizer: &Tokenizer) -> Step {
+    /// Takes the oldest token in flight and says what that gives the client. Appends the hash of the block that it fills,
+    /// if it does.
+    pub(super) fn accept(
+        &mut self,
+        sampled: &Sampled,
+        tokenizer: &Tokenizer,
+        hashes: &mut Vec<BlockHash>,
+    ) -> Step {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.output.push(sampled.id);
         self.history.push(sampled.id);
+        self.hasher.extend([sampled.id], hashes);
         let (text, finish) = self.take(sampled.id);
         let logprobs = sampled.logprobs.iter().map(|found| logprobs(sampled.id, found, tokenizer)).collect();
         let spoken = self.speak(sampled.id, &text, finish.as_ref());

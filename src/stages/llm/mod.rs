@@ -22,7 +22,9 @@ pub use host_sampling::HostSampling;
 pub use model::{ModelStep, StepModel, StepOutcome, TokenChoice};
 
 use self::generation::{Generation, Start, Step};
-use crate::engine::{BlockPool, FinishReason, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey};
+use crate::engine::{
+    BlockHash, BlockHasher, BlockPool, FinishReason, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey,
+};
 use crate::ids::{RequestId, StageId};
 use crate::metrics::ReplicaStats;
 use crate::stages::engine_statistics::EngineStatistics;
@@ -49,6 +51,8 @@ pub struct LlmSettings {
     pub cache_blocks: usize,
     /// The most tokens of prompt and answer together.
     pub max_model_len: usize,
+    /// Whether requests share what is cached of their common prefixes. The choices of one request do in any case.
+    pub prefix_caching: bool,
     /// Tokens that end an answer unless it ignores them.
     pub eos_ids: Vec<u32>,
     /// Seed of requests that bring none.
@@ -75,6 +79,8 @@ pub struct LlmStage<M> {
     chained: Vec<ChainedRow>,
     /// Steps launched and not collected, oldest first.
     in_flight: VecDeque<StepInFlight>,
+    /// Hashes of blocks that a sequence has filled, on their way to the scheduler.
+    hashes: Vec<BlockHash>,
     /// Choices that ended in the step that was collected.
     ended: Vec<(SequenceKey, FinishReason)>,
     /// Requests that failed in it.
@@ -129,6 +135,7 @@ impl<M: StepModel> LlmStage<M> {
             batch: StepBatch::default(),
             chained: Vec::new(),
             in_flight: VecDeque::new(),
+            hashes: Vec::new(),
             ended: Vec::new(),
             failed: Vec::new(),
             outputs: Vec::new(),
@@ -154,6 +161,15 @@ impl<M: StepModel> LlmStage<M> {
         }
     }
 
+    /// What sets a request's blocks apart from those of requests that must not share them.
+    fn salt(&self, request: &StageRequest, prompt: &Prompt) -> Vec<u8> {
+        match &prompt.cache_salt {
+            _ if !self.settings.prefix_caching => request.id.0.to_le_bytes().to_vec(),
+            Some(salt) => salt.as_bytes().to_vec(),
+            None => Vec::new(),
+        }
+    }
+
     /// Lays the planned spans out as rows.
     fn fill_batch(&mut self) {
         self.batch.clear();
@@ -175,6 +191,11 @@ impl<M: StepModel> LlmStage<M> {
             let Some(generation) = self.generations.get(&span.key) else { continue };
             let id = generation.request;
             let Some(request) = self.requests.get_mut(&id) else { continue };
+            if let Some(statistics) = &mut self.statistics
+                && self.settings.prefix_caching
+            {
+                statistics.looked_up(id, span.start);
+            }
             if !std::mem::replace(&mut request.started, true) {
                 self.outputs.push(StageOutput { request: id, event: StageEvent::Started });
                 if let Some(statistics) = &mut self.statistics {
@@ -217,13 +238,15 @@ impl<M: StepModel> LlmStage<M> {
             let Some(generation) = self.generations.get_mut(key) else { continue };
             let id = generation.request;
             let Step { delta, spoken } = match chosen {
-                Ok(chosen) => generation.accept(&chosen, &self.tokenizer),
+                Ok(chosen) => generation.accept(&chosen, &self.tokenizer, &mut self.hashes),
                 Err(error) => {
                     self.failed.push((id, StageError::Failed(error.to_string())));
                     continue;
                 }
             };
             self.scheduler.settle(*key);
+            self.scheduler.name_blocks(*key, &self.hashes);
+            self.hashes.clear();
             if let Some(statistics) = &mut self.statistics {
                 statistics.token(id, delta.choice);
             }
@@ -286,9 +309,13 @@ impl<M: StepModel> Stage for LlmStage<M> {
             .map_err(|error| StageError::InvalidInput(error.to_string()))?;
         let room = self.settings.max_model_len - prompt.token_ids.len();
         let params = Arc::new(request.sampling.clone());
+        let mut hashes = Vec::new();
+        let mut hasher = BlockHasher::new(&self.salt(&request, prompt), prompt.media.clone());
+        hasher.extend(prompt.token_ids.iter().copied(), &mut hashes);
         let mut sequences = Vec::new();
         for choice in 0..request.choices {
             let key = self.scheduler.add(prompt.token_ids.len(), request.priority);
+            self.scheduler.name_blocks(key, &hashes);
             let seed = params.seed.unwrap_or_else(|| seed_of(self.settings.seed, request.id));
             let start = Start {
                 request: request.id,
@@ -299,6 +326,7 @@ impl<M: StepModel> Stage for LlmStage<M> {
                 params: params.clone(),
                 eos_ids: self.eos_ids.clone(),
                 spoken: request.to_next,
+                hasher: hasher.clone(),
             };
             let generation = Generation::new(start, &self.tokenizer);
             self.generations.insert(key, generation);

@@ -1,5 +1,7 @@
 //! The engine loop over a model that shows which tokens it was given, and where it found them.
 
+mod prefix_cache;
+
 use std::time::Duration;
 
 use super::*;
@@ -143,17 +145,25 @@ fn stage(blocks: usize, tokens_per_step: usize) -> LlmStage<LateDevice> {
 }
 
 fn stage_with(steps_in_flight: usize, blocks: usize, tokens_per_step: usize) -> LlmStage<LateDevice> {
-    let tokenizer = Tokenizer::from_files(&Checkpoint::demo().tokenizer_files().unwrap()).unwrap();
-    let settings = LlmSettings {
+    let settings = settings(blocks, tokens_per_step);
+    LlmStage::new(LateDevice::new(blocks, steps_in_flight), tokenizer(), settings).unwrap()
+}
+
+fn tokenizer() -> Arc<Tokenizer> {
+    Arc::new(Tokenizer::from_files(&Checkpoint::demo().tokenizer_files().unwrap()).unwrap())
+}
+
+fn settings(blocks: usize, tokens_per_step: usize) -> LlmSettings {
+    LlmSettings {
         stage: StageId(0),
         scheduler: SchedulerConfig { max_num_batched_tokens: tokens_per_step, max_num_seqs: MAX_NUM_SEQS },
         cache_blocks: blocks,
         max_model_len: MAX_MODEL_LEN,
+        prefix_caching: true,
         eos_ids: vec![END],
         seed: 1,
         statistics: true,
-    };
-    LlmStage::new(LateDevice::new(blocks, steps_in_flight), Arc::new(tokenizer), settings).unwrap()
+    }
 }
 
 fn request(id: u64, prompt_tokens: usize, choices: u32, sampling: SamplingParams) -> StageRequest {
