@@ -5,14 +5,12 @@
 //! parts alone whose names contain a word of the command line; `--quick` takes fewer turns.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
-use std::hint::black_box;
-use std::sync::Barrier;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use half::bf16;
 use omni_actors::engine::{Draw, Sampler, SamplingParams, TokenHistory};
 use omni_actors::models::qwen3::{LanguageModel, Names, TextConfig, Workspace};
+use omni_actors::selftest::bandwidth::ReadMemory;
 use omni_actors::tensor::cpu::{Cpu, CpuCache, CpuMatrix};
 use omni_actors::tensor::{BLOCK_SIZE, Backend, Dtype, StepBatch, Weight, WeightStore};
 use serde_json::{Value, json};
@@ -21,10 +19,8 @@ use serde_json::{Value, json};
 const CONTEXT: usize = 128;
 /// Tokens of the prompt.
 const PROMPT: usize = 512;
-/// Bytes that are read in turn to measure the memory: many times the caches.
-const STREAM_BYTES: usize = 512 << 20;
-/// Bytes that are read at once: few enough for a moment of quiet.
-const STREAM_PART: usize = 64 << 20;
+/// Bytes that are read to measure the memory: many times the caches, and few enough for a moment of quiet.
+const STREAM_BYTES: usize = 192 << 20;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -32,7 +28,7 @@ fn main() {
     let words: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let asked = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let cpu = Cpu::new(None).unwrap();
-    let stream = Stream::new(cpu.threads());
+    let stream = ReadMemory::new(&cpu, STREAM_BYTES);
     println!("{}, {} threads", cpu.isa(), cpu.threads());
     if asked("products") {
         products(&cpu, &stream, turns);
@@ -63,57 +59,12 @@ fn sparse() -> Value {
     })
 }
 
-/// Memory that is read from one end to the other by all threads.
-struct Stream {
-    words: Vec<u64>,
-    threads: usize,
-}
-
-impl Stream {
-    fn new(threads: usize) -> Self {
-        Self { words: (0..STREAM_BYTES as u64 / 8).collect(), threads }
-    }
-
-    /// Seconds that reading a byte takes in the `turn`-th part, this once: from when the first thread begins to when the
-    /// last ends. Each thread reads so many `strands` side by side: what is fastest depends on the processor.
-    fn seconds_per_byte(&self, turn: usize, strands: usize) -> f64 {
-        let words = self.words.chunks(STREAM_PART / 8).nth(turn % (STREAM_BYTES / STREAM_PART)).unwrap();
-        let start = Barrier::new(self.threads);
-        let read = |part: &[u64]| {
-            start.wait();
-            let begin = Instant::now();
-            let mut sums = [0u64; 32];
-            let length = part.len() / strands / 32 * 32;
-            for at in (0..length).step_by(32) {
-                for strand in 0..strands {
-                    let words = &part[strand * length + at..][..32];
-                    for (sum, word) in sums.iter_mut().zip(words) {
-                        *sum = sum.wrapping_add(*word);
-                    }
-                }
-            }
-            black_box(sums);
-            (begin, Instant::now())
-        };
-        let times: Vec<(Instant, Instant)> = thread::scope(|scope| {
-            let parts = words.chunks(words.len().div_ceil(self.threads));
-            let threads: Vec<_> = parts.map(|part| scope.spawn(|| read(part))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        let begin = times.iter().map(|(begin, _)| *begin).min().unwrap();
-        let end = times.iter().map(|(_, end)| *end).max().unwrap();
-        (end - begin).as_secs_f64() / STREAM_PART as f64
-    }
-}
-
 /// The least seconds per byte of the stream and per piece of work, taken in turns.
-fn least(stream: &Stream, turns: usize, mut work: impl FnMut()) -> (f64, f64) {
+fn least(stream: &ReadMemory<'_>, turns: usize, mut work: impl FnMut()) -> (f64, f64) {
     work();
-    let (mut per_byte, mut seconds) = (f64::INFINITY, f64::INFINITY);
-    for turn in 0..turns {
-        for (part, strands) in [1, 2, 4, 8].into_iter().enumerate() {
-            per_byte = per_byte.min(stream.seconds_per_byte(4 * turn + part, strands));
-        }
+    let (mut bandwidth, mut seconds) = (0.0_f64, f64::INFINITY);
+    for _ in 0..turns {
+        bandwidth = bandwidth.max(stream.pass());
         let (mut repeats, begin) = (0, Instant::now());
         while repeats < 3 || (begin.elapsed() < Duration::from_millis(30) && repeats < 50) {
             let start = Instant::now();
@@ -122,11 +73,11 @@ fn least(stream: &Stream, turns: usize, mut work: impl FnMut()) -> (f64, f64) {
             repeats += 1;
         }
     }
-    (per_byte, seconds)
+    (bandwidth.recip(), seconds)
 }
 
 /// Products with weights 2048 → 8192.
-fn products(cpu: &Cpu, stream: &Stream, turns: usize) {
+fn products(cpu: &Cpu, stream: &ReadMemory<'_>, turns: usize) {
     const INNER: usize = 2048;
     const OUT: usize = 8192;
     // Many, so that one row reads its weights from memory and not from a cache.
@@ -168,7 +119,7 @@ fn products(cpu: &Cpu, stream: &Stream, turns: usize) {
 }
 
 /// Decode steps of 1, 8 and 32 sequences, and a prompt.
-fn model(cpu: &Cpu, stream: &Stream, name: &str, config: Value, turns: usize) {
+fn model(cpu: &Cpu, stream: &ReadMemory<'_>, name: &str, config: Value, turns: usize) {
     let config: TextConfig = serde_json::from_value(config).unwrap();
     let config = config.decoder("config.json", "").unwrap();
     let names = Names { model: "model", head: "lm_head" };
@@ -186,7 +137,7 @@ fn model(cpu: &Cpu, stream: &Stream, name: &str, config: Value, turns: usize) {
     let mut single = None;
     for sequences in [1, 8, 32] {
         let (per_byte, seconds) = least(stream, turns, || run.decode(sequences));
-        let bytes = 2.0 * run.model.config().weights_read(sequences);
+        let bytes = 2.0 * run.model.config().weights_read(sequences as f64);
         let rate = sequences as f64 / seconds;
         let single = *single.get_or_insert(rate);
         println!(

@@ -1,5 +1,6 @@
 //! The fast CPU backend.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::elementwise::{CombineRow, NormRotateRow, NormRow, Row, SwigluRow};
@@ -54,6 +55,23 @@ impl Cpu {
     /// The process's compute threads.
     pub(super) fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Does `work` for every item below `count` with all threads that are free; each call gets items of its own that follow
+    /// one another.
+    pub fn divide(&self, count: usize, work: impl Fn(Range<usize>) + Sync) {
+        self.pool.divide(count, work);
+    }
+
+    /// Does `work` with all threads that are free for every chunk of `size` values, the last of which may be shorter; it
+    /// gets the index of each and the chunk.
+    pub fn divide_chunks<T: Send>(
+        &self,
+        values: &mut [T],
+        size: usize,
+        work: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        self.pool.chunks(values, size, work);
     }
 
     /// Threads that compute.
