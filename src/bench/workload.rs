@@ -10,15 +10,14 @@ use crate::actors::messages::OmniRequest;
 use crate::config::deploy::StageKind;
 use crate::config::{Deploy, StageDeploy};
 use crate::engine::{Draw, SamplingParams};
+use crate::models::qwen3_omni::REPLY_ROWS;
 use crate::server::ModelText;
-use crate::stages::{Modality, Pipeline, Prompt};
+use crate::stages::{Modality, Pipeline, Prompt, StageSpec};
 use crate::transport::PayloadKind;
 
 /// Codec frames per token of text, where nobody says how many an answer has: some three tokens are spoken in a second,
 /// and 12.5 frames sound in it.
 const FRAMES_PER_TOKEN: u32 = 4;
-/// Rows that the talker's prompt has beside the tokens of the user's turn.
-const REPLY_ROWS: u64 = 9;
 /// Stands for the tokens of a turn while its surroundings are looked for.
 const MARK: &str = "prompt";
 
@@ -59,7 +58,7 @@ impl Workload {
         if output_len < 2 {
             return Err(BenchError::TooShortToSpeak { asked: output_len });
         }
-        let rows = input_len as u64 + REPLY_ROWS + u64::from(self.frames());
+        let rows = (input_len + REPLY_ROWS) as u64 + u64::from(self.frames());
         if rows > limit(talker) as u64 {
             let (frames, stage, max_model_len) = (self.frames(), talker.name.clone(), limit(talker));
             return Err(BenchError::SpeechTooLong { input_len, frames, rows, stage, max_model_len });
@@ -85,7 +84,7 @@ impl Workload {
                 ..SamplingParams::default()
             };
         }
-        let talks = |stage: &crate::stages::StageSpec| stage.sends == Some(PayloadKind::Codes);
+        let talks = |stage: &StageSpec| stage.sends == Some(PayloadKind::Codes);
         let talker = pipeline.stages.iter().position(talks);
         if let Some(talker) = talker.and_then(|talker| sampling.get_mut(talker)) {
             // The first code after the last frame ends the speech, and begins no frame.
@@ -155,4 +154,34 @@ fn around_a_turn(text: &ModelText) -> Result<(Vec<u32>, Vec<u32>), BenchError> {
     let rendered = template.render(&messages, true, None, &Map::new())?;
     let (before, after) = rendered.split_once(MARK).ok_or(BenchError::NoTurns)?;
     Ok((text.tokenizer.encode(before)?, text.tokenizer.encode(after)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompts(seed: u64) -> Prompts {
+        Prompts { seed, ids: (10..500).collect(), drawn: 8, before: vec![1], after: vec![2, 3] }
+    }
+
+    #[test]
+    fn a_prompt_follows_from_seed_and_index_and_no_two_are_alike() {
+        let drawn = |seed: u64, index: usize| prompts(seed).prompt(index).token_ids;
+        let first = drawn(0, 0);
+        assert_eq!(first.len(), 11);
+        assert_eq!((first[0], &first[9..]), (1, &[2, 3][..]));
+        assert!(first[1..9].iter().all(|id| (10..500).contains(id)), "{first:?}");
+        assert_eq!(drawn(0, 0), first);
+        assert!(drawn(1, 0) != first && drawn(0, 1) != first);
+    }
+
+    #[test]
+    fn a_spoken_answer_has_frames_in_proportion_to_its_tokens_unless_it_is_said() {
+        let text =
+            Workload { input_len: 8, output_len: 10, spoken: false, codec_frames: None, temperature: 1.0 };
+        assert_eq!(text.frames(), 0);
+        let spoken = Workload { spoken: true, ..text };
+        assert_eq!(spoken.frames(), 10 * FRAMES_PER_TOKEN);
+        assert_eq!(Workload { codec_frames: Some(7), ..spoken }.frames(), 7);
+    }
 }

@@ -13,5 +13,5 @@ pub use code2wav::streaming::{CodecStream, StreamWindow, StreamingSchedule};
 pub use code2wav::{Code2Wav, Code2WavWorkspace, CodecWindow};
 pub use config::{Code2WavConfig, OmniConfig, TalkerConfig};
 pub use talker::{CodecSide, Talker, TalkerRow, TalkerWorkspace, TextSide};
-pub use talker_prompt::{PromptRow, PromptText, ReplyText, TalkerPrompt, TalkerPromptError};
+pub use talker_prompt::{PromptRow, PromptText, REPLY_ROWS, ReplyText, TalkerPrompt, TalkerPromptError};
 pub use thinker::Thinker;

@@ -10,8 +10,9 @@ use thiserror::Error;
 
 use super::config::{OmniConfig, TalkerConfig};
 
-/// Rows at the beginning of the reply: three of its header, four of padding, and two more.
-const REPLY_ROWS: usize = 9;
+/// Rows of the talker's prompt at the beginning of the reply, behind the user's turns: three of its header, four of
+/// padding, and two more.
+pub const REPLY_ROWS: usize = 9;
 /// Tokens of a turn's header: its beginning, the role and a line break.
 const HEADER: usize = 3;
 
