@@ -114,8 +114,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// The experts chosen by each row, with their weights.
     type Routing: Send + Sync;
 
-    /// Runs a forward pass, or loads a model. On a CPU this is inside the thread pool, so that operations enter it
-    /// cheaply.
+    /// Runs a forward pass, or loads a model, in the way that suits the device.
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 
     /// Takes weights `[out_i, in]` over, stacked along `out`.

@@ -1,24 +1,36 @@
 //! Causal attention over the paged cache.
 //!
-//! A row's result depends on its own queries and keys alone: scores are sums as in a matrix product, their maximum
-//! and sum are taken in order of position, and values are added in order of position.
+//! A row's result depends on its own queries and keys alone: scores are sums as in [`dot`], exponentials are summed lane by
+//! lane from position 0, and values are added in order of position. Rows of one sequence that follow each other are worked
+//! on together, so that a block of keys is read once for all of them; what is computed for each stays the same.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
-
-use rayon::prelude::*;
+use std::slice;
 
 use super::isa::Isa;
-use super::memory::{CpuBatch, CpuCache};
+use super::matmul::Output;
+use super::memory::{CpuBatch, CpuCache, Visible};
+use super::pool::Pool;
 use super::simd::{Kernel, Simd, dispatch, exp};
 use crate::tensor::AttentionShape;
 use crate::tensor::batch::BLOCK_SIZE;
 
 /// Multiplications below which a step's attention stays on the calling thread.
 const SERIAL: usize = 1 << 15;
+/// Rows of a task in a step in which a sequence has several.
+const TASK_ROWS: usize = 8;
+/// Queries that are worked on at once.
+const QUERIES: usize = 2;
+/// Keys of a tile of scores.
+const KEYS: usize = 4;
+/// Vectors of a tile of gathered values.
+const VECTORS: usize = 4;
 
 /// Attention of all rows of a step in one layer. The caller has checked all extents.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn attend(
+    pool: &Pool,
     isa: Isa,
     qkv: &[f32],
     batch: &CpuBatch,
@@ -27,40 +39,49 @@ pub(super) fn attend(
     cache: &CpuCache,
     out: &mut [f32],
 ) {
-    let group = shape.heads / shape.kv_heads;
-    let width = group * shape.head_dim;
     let rows = batch.rows();
     let keys: usize = batch.visible.iter().map(|visible| visible.keys as usize).sum();
-    // One task for each row and key-value head: its output is contiguous.
-    let task = |(index, out): (usize, &mut [f32])| {
-        let (row, kv_head) = (index / shape.kv_heads, index % shape.kv_heads);
-        let queries = &qkv[row * shape.qkv_width() + kv_head * width..][..width];
-        dispatch(isa, HeadGroup { queries, batch, row, kv_head, layer, cache, out });
+    let alone = batch.visible.windows(2).all(|rows| rows[0].first_block != rows[1].first_block);
+    let task_rows = if alone { 1 } else { TASK_ROWS };
+    let out = Output { start: out.as_mut_ptr(), stride: shape.query_width() };
+    let task = |index: usize| {
+        let (first, kv_head) = (index / shape.kv_heads * task_rows, index % shape.kv_heads);
+        let mut row = first;
+        for visible in batch.visible[first..rows.min(first + task_rows)]
+            .chunk_by(|one, next| one.first_block == next.first_block)
+        {
+            dispatch(isa, HeadGroup { qkv, shape, batch, row, visible, kv_head, layer, cache, out });
+            row += visible.len();
+        }
     };
-    let out = &mut out[..rows * shape.query_width()];
+    let tasks = rows.div_ceil(task_rows) * shape.kv_heads;
     if keys * shape.query_width() < SERIAL {
-        out.chunks_exact_mut(width).enumerate().for_each(task);
+        (0..tasks).for_each(task);
     } else {
-        out.par_chunks_exact_mut(width).enumerate().for_each(task);
+        pool.divide(tasks, |range| range.for_each(task));
     }
 }
 
-/// The query heads of one row that share a key-value head.
+/// The query heads that share a key-value head, of some rows of a sequence.
 struct HeadGroup<'a> {
-    /// Their queries, `[group, head_dim]`.
-    queries: &'a [f32],
+    /// All rows of the step.
+    qkv: &'a [f32],
+    /// The heads.
+    shape: AttentionShape,
     /// The step.
     batch: &'a CpuBatch,
-    /// The row.
+    /// The first row.
     row: usize,
+    /// What each row sees: one key more than the row before.
+    visible: &'a [Visible],
     /// The key-value head.
     kv_head: usize,
     /// The layer.
     layer: usize,
     /// Keys and values.
     cache: &'a CpuCache,
-    /// `[group, head_dim]`.
-    out: &'a mut [f32],
+    /// `[rows, heads * head_dim]`, of which no other task has these rows and heads.
+    out: Output,
 }
 
 thread_local! {
@@ -68,112 +89,276 @@ thread_local! {
     static SCORES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
+impl HeadGroup<'_> {
+    /// Query heads of a row.
+    #[inline(always)]
+    fn group(&self) -> usize {
+        self.shape.heads / self.shape.kv_heads
+    }
+
+    /// Queries of all rows.
+    #[inline(always)]
+    fn queries(&self) -> usize {
+        self.visible.len() * self.group()
+    }
+
+    /// A query.
+    #[inline(always)]
+    fn query(&self, index: usize) -> &[f32] {
+        let (row, head) =
+            (self.row + index / self.group(), self.kv_head * self.group() + index % self.group());
+        &self.qkv[row * self.shape.qkv_width() + head * self.shape.head_dim..][..self.shape.head_dim]
+    }
+
+    /// Keys that a query sees.
+    #[inline(always)]
+    fn keys(&self, index: usize) -> usize {
+        self.visible[index / self.group()].keys as usize
+    }
+
+    /// Where the values that a query gathers go, `[head_dim]`.
+    #[inline(always)]
+    fn place(&self, index: usize) -> *mut f32 {
+        let (row, head) =
+            (self.row + index / self.group(), self.kv_head * self.group() + index % self.group());
+        // The caller of `attend` has checked that the output holds every row.
+        self.out.start.wrapping_add(row * self.out.stride + head * self.shape.head_dim)
+    }
+}
+
 impl Kernel for HeadGroup<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let head_dim = self.cache.shape.head_dim;
-        let visible = self.batch.visible[self.row];
-        let keys = visible.keys as usize;
-        let blocks = &self.batch.blocks[visible.first_block as usize..][..keys.div_ceil(BLOCK_SIZE)];
-        let group = self.queries.len() / head_dim;
-        let scale = (head_dim as f32).powf(-0.5);
-        let stored_keys = &self.cache.keys[self.layer];
-        let stored_values = &self.cache.values[self.layer];
-        // Scores of a head are padded to whole blocks, so that they can be handled as whole vectors.
+        let width = self.shape.head_dim;
+        let Some(last) = self.visible.last() else { return };
+        let blocks = (last.keys as usize).div_ceil(BLOCK_SIZE);
+        let blocks = &self.batch.blocks[last.first_block as usize..][..blocks];
+        let scale = (width as f32).powf(-0.5);
+        let (stored_keys, stored_values) = (&self.cache.keys[self.layer], &self.cache.values[self.layer]);
+        // Scores of a query are padded to whole blocks, so that they can be handled as whole vectors.
         let padded = blocks.len() * BLOCK_SIZE;
         let mut scores = SCORES.take();
-        scores.clear();
-        scores.resize(group * padded, f32::NEG_INFINITY);
-        for (index, block) in blocks.iter().enumerate() {
-            let count = BLOCK_SIZE.min(keys - index * BLOCK_SIZE);
-            let at = self.cache.offset(*block as usize, self.kv_head);
-            let block_keys = &stored_keys[at..at + BLOCK_SIZE * head_dim];
-            for (place, key) in block_keys.chunks_exact(head_dim).take(count).enumerate() {
-                for (head, query) in self.queries.chunks_exact(head_dim).enumerate() {
-                    // SAFETY: the caller vouches for the instruction set.
-                    let product = unsafe { dot::<S>(query, key) };
-                    scores[head * padded + index * BLOCK_SIZE + place] = product * scale;
+        if scores.len() < self.queries() * padded {
+            scores.resize(self.queries() * padded, 0.0);
+        }
+        let block_of = |stored: &[f32], block: u32| -> *const f32 {
+            let at = self.cache.offset(block as usize, self.kv_head);
+            stored[at..at + BLOCK_SIZE * width].as_ptr()
+        };
+        // SAFETY: blocks hold `BLOCK_SIZE` rows of `width`, queries and places have `width` elements, and the scores of a
+        // query have room for all blocks; the caller vouches for the instruction set.
+        unsafe {
+            for (index, block) in blocks.iter().enumerate() {
+                let keys = block_of(stored_keys, *block);
+                let mut first = 0;
+                while first < self.queries() {
+                    let to = scores.as_mut_ptr().add(first * padded + index * BLOCK_SIZE);
+                    if first + QUERIES <= self.queries() {
+                        let queries = std::array::from_fn(|query| self.query(first + query).as_ptr());
+                        score_block::<S, QUERIES>(queries, keys, width, scale, to, padded);
+                    } else {
+                        score_block::<S, 1>([self.query(first).as_ptr()], keys, width, scale, to, padded);
+                    }
+                    first += QUERIES;
                 }
             }
-        }
-        for scores in scores.chunks_exact_mut(padded) {
-            // SAFETY: the caller vouches for the instruction set.
-            unsafe { softmax::<S>(scores, keys) };
-        }
-        self.out.fill(0.0);
-        for (index, block) in blocks.iter().enumerate() {
-            let count = BLOCK_SIZE.min(keys - index * BLOCK_SIZE);
-            let at = self.cache.offset(*block as usize, self.kv_head);
-            let values = &stored_values[at..at + BLOCK_SIZE * head_dim];
-            for (head, out) in self.out.chunks_exact_mut(head_dim).enumerate() {
-                let weights = &scores[head * padded + index * BLOCK_SIZE..][..count];
-                // SAFETY: the caller vouches for the instruction set.
-                unsafe { add_weighted::<S>(weights, values, out) };
+            for (index, scores) in scores.chunks_exact_mut(padded).take(self.queries()).enumerate() {
+                let keys = self.keys(index);
+                let sum = exponentials::<S>(scores, keys);
+                scores[..keys].iter_mut().for_each(|score| *score /= sum);
+                slice::from_raw_parts_mut(self.place(index), width).fill(0.0);
+            }
+            for (index, block) in blocks.iter().enumerate() {
+                let values = block_of(stored_values, *block);
+                let seen = |query: usize| self.keys(query).saturating_sub(index * BLOCK_SIZE).min(BLOCK_SIZE);
+                let mut first = 0;
+                while first < self.queries() {
+                    let weights = scores.as_ptr().add(first * padded + index * BLOCK_SIZE);
+                    // A query gathers nothing of what it does not see, not even zero times.
+                    if first + QUERIES <= self.queries() && seen(first) == seen(first + QUERIES - 1) {
+                        let places = std::array::from_fn(|query| self.place(first + query));
+                        gather_block::<S, QUERIES>(weights, padded, seen(first), values, width, places);
+                        first += QUERIES;
+                    } else {
+                        gather_block::<S, 1>(
+                            weights,
+                            padded,
+                            seen(first),
+                            values,
+                            width,
+                            [self.place(first)],
+                        );
+                        first += 1;
+                    }
+                }
             }
         }
         SCORES.set(scores);
     }
 }
 
-/// The scalar product of two rows of equal length.
+/// The scores of `M` queries with the keys of a block; those of a query go to `to` and `padded` further on.
 #[inline(always)]
-unsafe fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
-    let length = a.len().min(b.len());
-    let (whole, rest) = (length / S::LANES * S::LANES, length % S::LANES);
-    // SAFETY: both rows have `length` elements; the caller vouches for the instruction set.
+unsafe fn score_block<S: Simd, const M: usize>(
+    queries: [*const f32; M],
+    keys: *const f32,
+    width: usize,
+    scale: f32,
+    to: *mut f32,
+    padded: usize,
+) {
+    const { assert!(BLOCK_SIZE.is_multiple_of(KEYS)) };
+    // SAFETY: queries have `width` elements, the block `BLOCK_SIZE` keys of as many; the caller vouches for the rest.
     unsafe {
-        let mut sum = S::splat(0.0);
+        for first in (0..BLOCK_SIZE).step_by(KEYS) {
+            let products = dots::<S, M, KEYS>(queries, keys.add(first * width), width);
+            for (query, products) in products.into_iter().enumerate() {
+                for (key, product) in S::four_sums(products).into_iter().enumerate() {
+                    *to.add(query * padded + first + key) = product * scale;
+                }
+            }
+        }
+    }
+}
+
+/// The products of `M` queries and `N` keys, before their lanes are summed: lane `l` adds up those at `l, l + LANES, …`.
+#[inline(always)]
+unsafe fn dots<S: Simd, const M: usize, const N: usize>(
+    queries: [*const f32; M],
+    keys: *const f32,
+    width: usize,
+) -> [[S::Vector; N]; M] {
+    let (whole, rest) = (width / S::LANES * S::LANES, width % S::LANES);
+    // SAFETY: queries and keys have `width` elements; the caller vouches for the instruction set.
+    unsafe {
+        let mut sums = [[S::splat(0.0); N]; M];
         for at in (0..whole).step_by(S::LANES) {
-            sum = S::mul_add(S::load(a.as_ptr().add(at)), S::load(b.as_ptr().add(at)), sum);
+            let keys: [S::Vector; N] = std::array::from_fn(|n| S::load(keys.add(n * width + at)));
+            for (query, sums) in queries.iter().zip(sums.iter_mut()) {
+                let query = S::load(query.add(at));
+                for (sum, key) in sums.iter_mut().zip(keys) {
+                    *sum = S::mul_add(query, key, *sum);
+                }
+            }
         }
         if rest > 0 {
-            let last = S::load_part(a.as_ptr().add(whole), rest);
-            sum = S::mul_add(last, S::load_part(b.as_ptr().add(whole), rest), sum);
+            for (query, sums) in queries.iter().zip(sums.iter_mut()) {
+                let query = S::load_part(query.add(whole), rest);
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::mul_add(query, S::load_part(keys.add(n * width + whole), rest), *sum);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Replaces the first `keys` scores by the exponentials of what they are above the largest, all others by 0, and gives
+/// their sum.
+#[inline(always)]
+unsafe fn exponentials<S: Simd>(scores: &mut [f32], keys: usize) -> f32 {
+    const { assert!(BLOCK_SIZE.is_multiple_of(16)) };
+    scores[keys..].fill(f32::NEG_INFINITY);
+    let end = keys.next_multiple_of(BLOCK_SIZE);
+    // SAFETY: a chunk is one vector; the caller vouches for the instruction set.
+    unsafe {
+        let mut largest = S::splat(f32::NEG_INFINITY);
+        for scores in scores[..end].chunks_exact(S::LANES) {
+            largest = S::max(S::load(scores.as_ptr()), largest);
+        }
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        S::store(lanes.as_mut_ptr(), largest);
+        let largest = S::splat(lanes.into_iter().fold(f32::NEG_INFINITY, f32::max));
+        for scores in scores[..end].chunks_exact_mut(S::LANES) {
+            S::store(scores.as_mut_ptr(), exp::<S>(S::sub(S::load(scores.as_ptr()), largest)));
+        }
+        scores[keys..].fill(0.0);
+        let mut sum = S::splat(0.0);
+        for scores in scores[..end].chunks_exact(S::LANES) {
+            sum = S::add(sum, S::load(scores.as_ptr()));
         }
         S::sum(sum)
     }
 }
 
-/// Softmax of the first `keys` scores. The scores behind them, up to a whole block, are minus infinity.
+/// Adds the first `seen` values of a block, `[_, width]`, to what `M` queries gathered, in order and times their weights;
+/// those of a query begin at `weights` and `padded` further on.
 #[inline(always)]
-unsafe fn softmax<S: Simd>(scores: &mut [f32], keys: usize) {
-    const { assert!(BLOCK_SIZE.is_multiple_of(16)) };
-    let largest = scores[..keys].iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for scores in scores.chunks_exact_mut(S::LANES) {
-        // SAFETY: a chunk is one vector; the caller vouches for the instruction set.
-        unsafe {
-            let shifted = S::sub(S::load(scores.as_ptr()), S::splat(largest));
-            S::store(scores.as_mut_ptr(), exp::<S>(shifted));
+unsafe fn gather_block<S: Simd, const M: usize>(
+    weights: *const f32,
+    padded: usize,
+    seen: usize,
+    values: *const f32,
+    width: usize,
+    places: [*mut f32; M],
+) {
+    let tile = VECTORS * S::LANES;
+    let (tiled, whole, rest) = (width / tile * tile, width / S::LANES * S::LANES, width % S::LANES);
+    // SAFETY: the block holds `seen` values of `width` elements, and so many has each place; the caller vouches for the rest.
+    unsafe {
+        for at in (0..tiled).step_by(tile) {
+            gather::<S, M, VECTORS>(
+                weights,
+                padded,
+                seen,
+                values.add(at),
+                width,
+                places.map(|place| place.add(at)),
+            );
         }
-    }
-    let sum: f32 = scores[..keys].iter().sum();
-    for score in &mut scores[..keys] {
-        *score /= sum;
+        for at in (tiled..whole).step_by(S::LANES) {
+            gather::<S, M, 1>(
+                weights,
+                padded,
+                seen,
+                values.add(at),
+                width,
+                places.map(|place| place.add(at)),
+            );
+        }
+        if rest > 0 {
+            for (query, place) in places.into_iter().enumerate() {
+                let mut sum = S::load_part(place.add(whole), rest);
+                for key in 0..seen {
+                    let weight = S::splat(*weights.add(query * padded + key));
+                    sum = S::mul_add(weight, S::load_part(values.add(key * width + whole), rest), sum);
+                }
+                S::store_part(place.add(whole), rest, sum);
+            }
+        }
     }
 }
 
-/// `out += Σ weight * value` over the values of a block, `[_, head_dim]`, in order.
+/// [`gather_block`] for `V` vectors.
 #[inline(always)]
-unsafe fn add_weighted<S: Simd>(weights: &[f32], values: &[f32], out: &mut [f32]) {
-    let width = out.len();
-    let (whole, rest) = (width / S::LANES * S::LANES, width % S::LANES);
-    // SAFETY: `values` holds a row of `width` for every weight; the caller vouches for the instruction set.
+unsafe fn gather<S: Simd, const M: usize, const V: usize>(
+    weights: *const f32,
+    padded: usize,
+    seen: usize,
+    values: *const f32,
+    width: usize,
+    places: [*mut f32; M],
+) {
+    // SAFETY: as for `gather_block`.
     unsafe {
-        for at in (0..whole).step_by(S::LANES) {
-            let mut sum = S::load(out.as_ptr().add(at));
-            for (weight, value) in weights.iter().zip(values.chunks_exact(width)) {
-                sum = S::mul_add(S::splat(*weight), S::load(value.as_ptr().add(at)), sum);
+        let mut sums: [[S::Vector; V]; M] =
+            places.map(|place| std::array::from_fn(|v| S::load(place.add(v * S::LANES))));
+        for key in 0..seen {
+            let values: [S::Vector; V] =
+                std::array::from_fn(|v| S::load(values.add(key * width + v * S::LANES)));
+            for (query, sums) in sums.iter_mut().enumerate() {
+                let weight = S::splat(*weights.add(query * padded + key));
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum = S::mul_add(weight, value, *sum);
+                }
             }
-            S::store(out.as_mut_ptr().add(at), sum);
         }
-        if rest > 0 {
-            let mut sum = S::load_part(out.as_ptr().add(whole), rest);
-            for (weight, value) in weights.iter().zip(values.chunks_exact(width)) {
-                sum = S::mul_add(S::splat(*weight), S::load_part(value.as_ptr().add(whole), rest), sum);
+        for (place, sums) in places.into_iter().zip(sums) {
+            for (v, sum) in sums.into_iter().enumerate() {
+                S::store(place.add(v * S::LANES), sum);
             }
-            S::store_part(out.as_mut_ptr().add(whole), rest, sum);
         }
     }
 }

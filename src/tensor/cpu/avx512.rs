@@ -33,6 +33,7 @@ fn first(count: usize) -> __mmask16 {
 unsafe impl Simd for Avx512 {
     const LANES: usize = 16;
     const TILE_ROWS: usize = 6;
+    const TILE_COLUMNS: usize = 4;
     type Vector = __m512;
 
     #[inline(always)]
@@ -51,6 +52,19 @@ unsafe impl Simd for Avx512 {
         unsafe {
             let halves = _mm256_loadu_si256(from.cast());
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_even_bf16(from: *const bf16) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_odd_bf16(from: *const bf16) -> __m512 {
+        // SAFETY: see above. The upper half of a pair is the f32 but for its lower bits.
+        unsafe {
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from.cast()), upper))
         }
     }
     #[inline(always)]
@@ -122,16 +136,17 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_maskz_loadu_ps(first(count), from) }
     }
     #[inline(always)]
-    unsafe fn load_bf16_part(from: *const bf16, count: usize) -> __m512 {
-        // SAFETY: see above.
-        unsafe {
-            let halves = _mm256_maskz_loadu_epi16(first(count), from.cast());
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
-        }
-    }
-    #[inline(always)]
     unsafe fn store_part(to: *mut f32, count: usize, value: __m512) {
         // SAFETY: see above.
         unsafe { _mm512_mask_storeu_ps(to, first(count), value) }
+    }
+    #[inline(always)]
+    unsafe fn four_sums(a: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: see above. The halves are added as in `sum`, and what follows there is what AVX2 does.
+        unsafe {
+            super::avx2::four_sums(
+                a.map(|a| _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a))),
+            )
+        }
     }
 }

@@ -1,9 +1,7 @@
 //! The fast CPU backend.
 
+use std::ops::Range;
 use std::sync::Arc;
-
-use rayon::ThreadPool;
-use rayon::prelude::*;
 
 use super::elementwise::{CombineRow, NormRotateRow, NormRow, Row, SwigluRow};
 use super::matmul::{Product, Rows, multiply};
@@ -11,6 +9,7 @@ use super::memory::{CpuBatch, CpuBuffer, CpuCache, CpuExperts, CpuMatrix, CpuRou
 use super::plain::{
     Plain, check_attention, check_expert_matmul, check_matmul, check_norm_rotate_store, store,
 };
+use super::pool::Pool;
 use super::simd::dispatch;
 use super::{Isa, attention, pool};
 use crate::tensor::batch::{BatchLimits, StepBatch};
@@ -28,7 +27,7 @@ pub struct Cpu {
     /// The instructions that kernels use. Private: only sets that the processor has may stand here.
     isa: Isa,
     /// The process's compute threads.
-    pool: Arc<ThreadPool>,
+    pool: Arc<Pool>,
 }
 
 impl Cpu {
@@ -53,18 +52,40 @@ impl Cpu {
         self.isa
     }
 
+    /// The process's compute threads.
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Does `work` for every item below `count` with all threads that are free; each call gets items of its own that follow
+    /// one another.
+    pub fn divide(&self, count: usize, work: impl Fn(Range<usize>) + Sync) {
+        self.pool.divide(count, work);
+    }
+
+    /// Does `work` with all threads that are free for every chunk of `size` values, the last of which may be shorter; it
+    /// gets the index of each and the chunk.
+    pub fn divide_chunks<T: Send>(
+        &self,
+        values: &mut [T],
+        size: usize,
+        work: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        self.pool.chunks(values, size, work);
+    }
+
     /// Threads that compute.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.pool.threads()
     }
 }
 
 /// Rows of `width` of a buffer that an operation writes, in parallel if there is enough to do.
-fn each_row(out: &mut [f32], width: usize, work: impl Fn((usize, &mut [f32])) + Send + Sync) {
+fn each_row(pool: &Pool, out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     if out.len() < SERIAL {
-        out.chunks_exact_mut(width).enumerate().for_each(work);
+        out.chunks_exact_mut(width).enumerate().for_each(|(row, out)| work(row, out));
     } else {
-        out.par_chunks_exact_mut(width).enumerate().for_each(work);
+        pool.chunks(out, width, work);
     }
 }
 
@@ -78,7 +99,7 @@ impl Backend for Cpu {
     type Routing = CpuRouting;
 
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
+        work()
     }
 
     fn matrix(&self, parts: Vec<Weight>) -> Result<CpuMatrix, DeviceError> {
@@ -140,7 +161,7 @@ impl Backend for Cpu {
         let width = gain.0.len();
         require("rms_norm", "x", x.0.len(), rows * width)?;
         require("rms_norm", "out", out.0.len(), rows * width)?;
-        each_row(&mut out.0[..rows * width], width, |(row, out)| {
+        each_row(&self.pool, &mut out.0[..rows * width], width, |row, out| {
             let residual = Row::Read(&x.0[row * width..][..width]);
             dispatch(self.isa, NormRow { delta: None, gain: &gain.0, eps, residual, out });
         });
@@ -161,17 +182,16 @@ impl Backend for Cpu {
         require("add_rms_norm", "residual", residual.0.len(), elements)?;
         require("add_rms_norm", "delta", delta.0.len(), elements)?;
         require("add_rms_norm", "out", out.0.len(), elements)?;
-        let work = |((residual, delta), out)| {
-            let residual = Row::Write(residual);
-            dispatch(self.isa, NormRow { delta: Some(delta), gain: &gain.0, eps, residual, out });
+        let work = |row: usize, residual: &mut [f32], out: &mut [f32]| {
+            let (residual, delta) = (Row::Write(residual), Some(&delta.0[row * width..][..width]));
+            dispatch(self.isa, NormRow { delta, gain: &gain.0, eps, residual, out });
         };
         let (residual, out) = (&mut residual.0[..elements], &mut out.0[..elements]);
         if elements < SERIAL {
-            let rows = residual.chunks_exact_mut(width).zip(delta.0.chunks_exact(width));
-            rows.zip(out.chunks_exact_mut(width)).for_each(work);
+            let rows = residual.chunks_exact_mut(width).zip(out.chunks_exact_mut(width));
+            rows.enumerate().for_each(|(row, (residual, out))| work(row, residual, out));
         } else {
-            let rows = residual.par_chunks_exact_mut(width).zip(delta.0.par_chunks_exact(width));
-            rows.zip(out.par_chunks_exact_mut(width)).for_each(work);
+            self.pool.chunk_pairs((residual, out), width, work);
         }
         Ok(())
     }
@@ -184,7 +204,7 @@ impl Backend for Cpu {
         out: &mut CpuBuffer,
     ) -> Result<(), DeviceError> {
         check_matmul(x, weight, rows, out)?;
-        multiply(self.isa, &x.0, 1, |_| Product { weight, rows: Rows::First(rows) }, &mut out.0);
+        multiply(&self.pool, self.isa, &x.0, 1, |_| Product { weight, rows: Rows::First(rows) }, &mut out.0);
         Ok(())
     }
 
@@ -202,7 +222,7 @@ impl Backend for Cpu {
     ) -> Result<(), DeviceError> {
         check_norm_rotate_store(qkv, [query_gain, key_gain], table, batch, shape, layer, cache)?;
         let elements = batch.rows() * shape.qkv_width();
-        each_row(&mut qkv.0[..elements], shape.qkv_width(), |(row, qkv)| {
+        each_row(&self.pool, &mut qkv.0[..elements], shape.qkv_width(), |row, qkv| {
             let table = &table.0[row * shape.head_dim..][..shape.head_dim];
             let (queries, rest) = qkv.split_at_mut(shape.query_width());
             let keys = &mut rest[..shape.kv_width()];
@@ -224,7 +244,7 @@ impl Backend for Cpu {
         out: &mut CpuBuffer,
     ) -> Result<(), DeviceError> {
         check_attention(qkv, batch, shape, layer, cache, out)?;
-        attention::attend(self.isa, &qkv.0, batch, shape, layer, cache, &mut out.0);
+        attention::attend(&self.pool, self.isa, &qkv.0, batch, shape, layer, cache, &mut out.0);
         Ok(())
     }
 
@@ -237,7 +257,7 @@ impl Backend for Cpu {
     ) -> Result<(), DeviceError> {
         require("swiglu", "gate_up", gate_up.0.len(), rows * 2 * width)?;
         require("swiglu", "out", out.0.len(), rows * width)?;
-        each_row(&mut out.0[..rows * width], width, |(row, out)| {
+        each_row(&self.pool, &mut out.0[..rows * width], width, |row, out| {
             dispatch(self.isa, SwigluRow { gate_up: &gate_up.0[row * 2 * width..][..2 * width], out });
         });
         Ok(())
@@ -271,7 +291,7 @@ impl Backend for Cpu {
             let rows = Rows::Pairs { pairs: routing.pairs_of(expert), divisor };
             Product { weight: &experts.experts[expert], rows }
         };
-        multiply(self.isa, &x.0, routing.active.len(), product, &mut out.0);
+        multiply(&self.pool, self.isa, &x.0, routing.active.len(), product, &mut out.0);
         Ok(())
     }
 
@@ -285,7 +305,7 @@ impl Backend for Cpu {
         let top_k = routing.top_k;
         require("combine_experts", "x", x.0.len(), routing.rows * top_k * width)?;
         require("combine_experts", "out", out.0.len(), routing.rows * width)?;
-        each_row(&mut out.0[..routing.rows * width], width, |(row, out)| {
+        each_row(&self.pool, &mut out.0[..routing.rows * width], width, |row, out| {
             let weights = &routing.weights[row * top_k..][..top_k];
             let x = &x.0[row * top_k * width..][..top_k * width];
             dispatch(self.isa, CombineRow { weights, x, out });

@@ -15,7 +15,7 @@ mod isa;
 mod matmul;
 mod memory;
 mod plain;
-mod pool;
+pub(super) mod pool;
 mod portable;
 mod simd;
 #[cfg(test)]

@@ -21,6 +21,7 @@ fn lanes(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 unsafe impl Simd for Portable {
     const LANES: usize = LANES;
     const TILE_ROWS: usize = 2;
+    const TILE_COLUMNS: usize = 3;
     type Vector = [f32; LANES];
 
     #[inline(always)]
@@ -37,6 +38,18 @@ unsafe impl Simd for Portable {
         // SAFETY: the caller vouches for `LANES` elements.
         let values = unsafe { from.cast::<[bf16; LANES]>().read_unaligned() };
         lanes(|i| f32::from_bits(u32::from(values[i].to_bits()) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_even_bf16(from: *const bf16) -> Self::Vector {
+        // SAFETY: the caller vouches for twice `LANES` elements.
+        let values = unsafe { from.cast::<[bf16; 2 * LANES]>().read_unaligned() };
+        lanes(|i| f32::from_bits(u32::from(values[2 * i].to_bits()) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_odd_bf16(from: *const bf16) -> Self::Vector {
+        // SAFETY: as above.
+        let values = unsafe { from.cast::<[bf16; 2 * LANES]>().read_unaligned() };
+        lanes(|i| f32::from_bits(u32::from(values[2 * i + 1].to_bits()) << 16))
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, value: Self::Vector) {
@@ -83,5 +96,10 @@ unsafe impl Simd for Portable {
     unsafe fn sum(a: Self::Vector) -> f32 {
         let half: [f32; 4] = std::array::from_fn(|i| a[i] + a[i + 4]);
         (half[0] + half[2]) + (half[1] + half[3])
+    }
+    #[inline(always)]
+    unsafe fn four_sums(a: [Self::Vector; 4]) -> [f32; 4] {
+        // SAFETY: needs nothing.
+        a.map(|a| unsafe { Self::sum(a) })
     }
 }

@@ -17,8 +17,10 @@ use super::isa::Isa;
 pub(super) unsafe trait Simd: Copy {
     /// Lanes of a vector.
     const LANES: usize;
-    /// Rows that a tile of a matrix product has at most: with four columns, as many as the registers hold.
+    /// Rows that a tile of a matrix product has at most: with its columns, as many as the registers hold.
     const TILE_ROWS: usize;
+    /// Columns of a tile of a matrix product: 3 or 4.
+    const TILE_COLUMNS: usize;
     /// A vector.
     type Vector: Copy;
 
@@ -28,6 +30,10 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn load(from: *const f32) -> Self::Vector;
     /// Reads `LANES` values and widens them.
     unsafe fn load_bf16(from: *const bf16) -> Self::Vector;
+    /// Reads `2 * LANES` values and widens those at even places.
+    unsafe fn load_even_bf16(from: *const bf16) -> Self::Vector;
+    /// Reads `2 * LANES` values and widens those at odd places.
+    unsafe fn load_odd_bf16(from: *const bf16) -> Self::Vector;
     /// Writes `LANES` values.
     unsafe fn store(to: *mut f32, value: Self::Vector);
     /// `a * b + c`; in one rounding where the set has it.
@@ -50,6 +56,8 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn power_of_two(a: Self::Vector) -> Self::Vector;
     /// The sum of all lanes, always in the same order.
     unsafe fn sum(a: Self::Vector) -> f32;
+    /// The sums of four vectors, each the same bits as [`sum`](Self::sum).
+    unsafe fn four_sums(a: [Self::Vector; 4]) -> [f32; 4];
 
     /// Reads `count < LANES` values; the other lanes are 0.
     #[inline(always)]
@@ -59,17 +67,6 @@ pub(super) unsafe trait Simd: Copy {
         unsafe {
             std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count);
             Self::load(lanes.as_ptr())
-        }
-    }
-
-    /// Reads `count < LANES` values and widens them; the other lanes are 0.
-    #[inline(always)]
-    unsafe fn load_bf16_part(from: *const bf16, count: usize) -> Self::Vector {
-        let mut lanes = [bf16::ZERO; 16];
-        // SAFETY: as in `load_part`.
-        unsafe {
-            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count);
-            Self::load_bf16(lanes.as_ptr())
         }
     }
 
@@ -144,6 +141,7 @@ pub(super) unsafe fn exp<S: Simd>(x: S::Vector) -> S::Vector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::cpu::tests::noise;
 
     struct ExpOf(f32);
 
@@ -156,6 +154,66 @@ mod tests {
             // SAFETY: the caller vouches for the instruction set; `lanes` holds the widest vector.
             unsafe { S::store(lanes.as_mut_ptr(), exp::<S>(S::splat(self.0))) };
             lanes[0]
+        }
+    }
+
+    /// Four vectors summed together and one by one.
+    struct SumsOf<'a>(&'a [f32]);
+
+    impl Kernel for SumsOf<'_> {
+        type Output = [[f32; 4]; 2];
+
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) -> [[f32; 4]; 2] {
+            // SAFETY: the caller vouches for the instruction set; there are four vectors of values.
+            unsafe {
+                let vectors: [S::Vector; 4] =
+                    std::array::from_fn(|n| S::load(self.0[n * S::LANES..][..S::LANES].as_ptr()));
+                [S::four_sums(vectors), vectors.map(|vector| S::sum(vector))]
+            }
+        }
+    }
+
+    #[test]
+    fn four_sums_are_the_bits_of_each_alone() {
+        for isa in Isa::available() {
+            for seed in 0..100 {
+                let [together, alone] = dispatch(isa, SumsOf(&noise(64, seed)));
+                assert_eq!(together, alone, "{isa}");
+            }
+        }
+    }
+
+    /// Pairs of bf16, the even ones and the odd ones.
+    struct PairsOf<'a>(&'a [bf16]);
+
+    impl Kernel for PairsOf<'_> {
+        type Output = (usize, [f32; 16], [f32; 16]);
+
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) -> Self::Output {
+            let (mut even, mut odd) = ([0.0; 16], [0.0; 16]);
+            // SAFETY: the caller vouches for the instruction set; the arrays hold the widest vector.
+            unsafe {
+                S::store(even.as_mut_ptr(), S::load_even_bf16(self.0.as_ptr()));
+                S::store(odd.as_mut_ptr(), S::load_odd_bf16(self.0.as_ptr()));
+            }
+            (S::LANES, even, odd)
+        }
+    }
+
+    #[test]
+    fn pairs_of_bf16_are_widened_exactly() {
+        let values: Vec<bf16> = noise(32, 1).into_iter().map(bf16::from_f32).collect();
+        for isa in Isa::available() {
+            let (lanes, even, odd) = dispatch(isa, PairsOf(&values));
+            for lane in 0..lanes {
+                assert_eq!(
+                    [even[lane], odd[lane]],
+                    [2 * lane, 2 * lane + 1].map(|at| values[at].to_f32()),
+                    "{isa}"
+                );
+            }
         }
     }
 

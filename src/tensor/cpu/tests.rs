@@ -4,6 +4,7 @@ use half::bf16;
 use proptest::prelude::*;
 
 use super::memory::CpuBuffer;
+use super::plain::store;
 use super::{Cpu, Isa, Plain};
 use crate::tensor::{
     AttentionShape, Backend, BatchLimits, ExpertInput, KvShape, RotarySpec, RouteSpec, SequenceSpan,
@@ -68,6 +69,25 @@ proptest! {
         let plain = product(&Plain, &x, parts(), rows);
         for cpu in with_each(Isa::exact()) {
             assert_close(&product(&cpu, &x, parts(), rows), &plain, inner as f32, cpu.isa().name());
+        }
+    }
+}
+
+#[test]
+fn a_product_row_is_the_same_in_every_number_of_rows() {
+    // No inner position of the last step is paired with another.
+    let (inner, out) = (77, 26);
+    let x = noise(20 * inner, 5);
+    for cpu in with_each(Isa::available()) {
+        for narrow in [false, true] {
+            let alone: Vec<f32> = x
+                .chunks(inner)
+                .flat_map(|x| product(&cpu, x, vec![weight(out, inner, 9, narrow)], 1))
+                .collect();
+            for rows in 2..=20 {
+                let together = product(&cpu, &x[..rows * inner], vec![weight(out, inner, 9, narrow)], rows);
+                assert_eq!(together, alone[..rows * out], "{}, {rows} rows", cpu.isa());
+            }
         }
     }
 }
@@ -208,7 +228,7 @@ where
 
 #[test]
 fn attention_agrees_with_the_plain_form_and_is_the_same_in_chunks() {
-    for (heads, kv_heads, head_dim) in [(4, 2, 32), (5, 1, 16), (2, 2, 22)] {
+    for (heads, kv_heads, head_dim) in [(4, 2, 32), (5, 1, 16), (2, 2, 22), (3, 1, 78)] {
         let shape = AttentionShape { heads, kv_heads, head_dim };
         let qkv = noise(53 * shape.qkv_width(), 6);
         let plain = attention(&Plain, shape, &qkv, 53);
@@ -218,6 +238,41 @@ fn attention_agrees_with_the_plain_form_and_is_the_same_in_chunks() {
             for chunk in [1, 5, 17] {
                 assert_eq!(attention(&cpu, shape, &qkv, chunk), whole, "{} chunks of {chunk}", cpu.isa());
             }
+        }
+    }
+}
+
+#[test]
+fn what_lies_behind_the_keys_of_a_row_does_not_reach_it() {
+    let shape = AttentionShape { heads: 3, kv_heads: 1, head_dim: 40 };
+    let (rows, width) = (11, shape.qkv_width());
+    let qkv = CpuBuffer(noise(rows * width, 6));
+    let mut batch = Plain.batch(BatchLimits { rows, logit_rows: 0 }).unwrap();
+    let positions: Vec<f32> = (0..rows).map(|position| position as f32).collect();
+    let step = StepBatch {
+        positions: [positions.clone(), positions.clone(), positions],
+        slot_mapping: (0..rows as u32).collect(),
+        sequences: vec![SequenceSpan { first_row: 0, rows: 11, context: 11, block_table: vec![0] }],
+        ..StepBatch::default()
+    };
+    Plain.upload(&step, &mut batch).unwrap();
+    for cpu in with_each(Isa::available()) {
+        let gathered = |behind: f32| {
+            let mut cache = cpu.cache(KvShape { layers: 1, kv_heads: 1, head_dim: 40 }, 1).unwrap();
+            cache.keys[0].fill(behind);
+            cache.values[0].fill(behind);
+            store(&qkv, &batch, shape, 0, &mut cache);
+            // The last row is not to be seen by those before it.
+            cache.values[0][10 * 40..].fill(behind);
+            let mut out = cpu.buffer(rows * shape.query_width()).unwrap();
+            cpu.attention(&qkv, &batch, shape, 0, &cache, &mut out).unwrap();
+            out.0.truncate(10 * shape.query_width());
+            out.0
+        };
+        let clean = gathered(0.0);
+        assert!(clean.iter().all(|value| value.is_finite()));
+        for behind in [f32::NAN, f32::INFINITY] {
+            assert_eq!(gathered(behind), clean, "{}", cpu.isa());
         }
     }
 }

@@ -4,16 +4,16 @@ use std::f32::consts::TAU;
 use std::sync::OnceLock;
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::{Recipe, Weight};
+use crate::tensor::cpu::pool::divide_chunks;
 
 /// Standard deviation of the values.
 const DEVIATION: f32 = 0.02;
 /// Draws in the table; a power of two that 16 bits address.
 const TABLE: usize = 1 << 16;
 /// Values that one task fills; known to `kernels/dummy.cu` too.
-const CHUNK: usize = 1 << 18;
+pub(super) const CHUNK: usize = 1 << 18;
 
 /// A tensor whose values depend on `seed`, its name and its shape alone: ones for the gain of a norm, otherwise
 /// draws from a normal distribution, in bf16.
@@ -33,7 +33,7 @@ pub(super) fn weight(seed: u64, name: &str, shape: &[usize]) -> Weight {
 pub(super) fn values(stream: u64, count: usize) -> Vec<bf16> {
     let table = table();
     let mut values = vec![bf16::ZERO; count];
-    values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
+    divide_chunks(&mut values, CHUNK, |chunk, values| {
         let mut counter = stream.wrapping_add(((chunk * CHUNK) as u64) << 1);
         for group in values.chunks_mut(4) {
             counter = counter.wrapping_add(1);

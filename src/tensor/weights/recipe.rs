@@ -2,10 +2,10 @@
 //! them there, so that they neither take memory of the process nor go through the bus.
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::dummy;
 use super::storage::SharedSlice;
+use crate::tensor::cpu::pool::divide_chunks;
 
 /// How the values of a weight are made.
 #[derive(Debug, Clone)]
@@ -28,7 +28,14 @@ impl Recipe {
             Self::Ones => vec![bf16::ONE; count],
             Self::Draws { stream } => dummy::values(*stream, count),
             Self::Rounded(values) => {
-                values.as_slice().par_iter().map(|value| bf16::from_f32(*value)).collect()
+                let mut rounded = vec![bf16::ZERO; count];
+                divide_chunks(&mut rounded, dummy::CHUNK, |chunk, rounded| {
+                    let values = values.as_slice().iter().skip(chunk * dummy::CHUNK);
+                    for (rounded, value) in rounded.iter_mut().zip(values) {
+                        *rounded = bf16::from_f32(*value);
+                    }
+                });
+                rounded
             }
         }
     }

@@ -5,12 +5,12 @@ use std::cell::Cell;
 use std::{ptr, slice};
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::pack::{pack, padded_rows, tile_height};
 use super::unit::{Sums, TileUnit, Tiles};
 use super::{Line, STEP, TILE_COLUMNS, TILE_ROWS};
 use crate::tensor::cpu::matmul::{Output, Product, SERIAL};
+use crate::tensor::cpu::pool::Pool;
 use crate::tensor::weights::Elements;
 
 /// Columns of a task.
@@ -39,6 +39,7 @@ thread_local! {
 /// Carries out products whose weights are all bf16, as [`multiply`](crate::tensor::cpu::matmul::multiply) describes
 /// them.
 pub(in super::super) fn multiply<'a, U: TileUnit>(
+    pool: &Pool,
     x: &[f32],
     count: usize,
     product: impl Fn(usize) -> Product<'a> + Sync,
@@ -70,7 +71,7 @@ pub(in super::super) fn multiply<'a, U: TileUnit>(
     let tiles = most.div_ceil(TILE_ROWS);
     let packing = |task: usize| activations.pack(x, product(task / tiles), task / tiles, task % tiles);
     if parallel && rows > TILE_ROWS {
-        (0..count * tiles).into_par_iter().for_each(packing);
+        pool.divide(count * tiles, |range| range.for_each(packing));
     } else {
         (0..count * tiles).for_each(packing);
     }
@@ -86,7 +87,7 @@ pub(in super::super) fn multiply<'a, U: TileUnit>(
         }
     };
     if parallel {
-        (0..count * blocks).into_par_iter().for_each(task);
+        pool.divide(count * blocks, |range| range.for_each(task));
     } else {
         (0..count * blocks).for_each(task);
     }

@@ -7,7 +7,7 @@ use super::unit::{Instructions, Model, TileUnit, is_available};
 use crate::tensor::cpu::matmul::{Product, Rows};
 use crate::tensor::cpu::memory::{CpuBuffer, CpuMatrix};
 use crate::tensor::cpu::tests::{noise, weight};
-use crate::tensor::cpu::{Isa, Plain};
+use crate::tensor::cpu::{Isa, Plain, pool};
 use crate::tensor::{Backend, Weight};
 
 /// Values in [-1, 1), rounded to bf16.
@@ -22,7 +22,8 @@ fn matrix(parts: &[Weight]) -> CpuMatrix {
 /// `x · weightᵀ` on tiles.
 fn product<U: TileUnit>(x: &[f32], weight: &CpuMatrix, rows: usize) -> Vec<f32> {
     let mut out = vec![f32::NAN; rows * weight.out];
-    multiply::<U>(x, 1, |_| Product { weight, rows: Rows::First(rows) }, &mut out);
+    let pool = pool::shared(None).unwrap();
+    multiply::<U>(&pool, x, 1, |_| Product { weight, rows: Rows::First(rows) }, &mut out);
     out
 }
 
@@ -72,7 +73,7 @@ fn pairs_go_to_the_products_of_their_experts_on_tiles() {
         weight: &experts[index],
         rows: Rows::Pairs { pairs: &chosen[index], divisor },
     };
-    multiply::<Model>(&x, 3, named, &mut together);
+    multiply::<Model>(&pool::shared(None).unwrap(), &x, 3, named, &mut together);
     for (expert, pairs) in chosen.iter().enumerate() {
         for pair in pairs.iter().map(|pair| *pair as usize) {
             let row = &x[pair / divisor * inner..][..inner];

@@ -1,7 +1,5 @@
 //! Convolutions on all cores with the widest vectors. Operations that cost little are those of [`Plain`].
 
-use rayon::prelude::*;
-
 use super::kernel::{CpuDepthwise, CpuKernel, CpuSnake};
 use super::plain::{check_rows, computed, gelu_rows};
 use super::product::{Store, convolve};
@@ -50,7 +48,7 @@ impl Convolution for Cpu {
         out: &mut CpuBuffer,
     ) -> Result<(), DeviceError> {
         let spans = span::causal(&x.0, kernel, windows, &out.0)?;
-        convolve(self.isa(), &x.0, kernel, &spans, Store::Replace, &mut out.0);
+        convolve(self.pool(), self.isa(), &x.0, kernel, &spans, Store::Replace, &mut out.0);
         Ok(())
     }
 
@@ -62,7 +60,7 @@ impl Convolution for Cpu {
         out: &mut CpuBuffer,
     ) -> Result<(), DeviceError> {
         let spans = span::causal(&x.0, kernel, windows, &out.0)?;
-        convolve(self.isa(), &x.0, kernel, &spans, Store::Add, &mut out.0);
+        convolve(self.pool(), self.isa(), &x.0, kernel, &spans, Store::Add, &mut out.0);
         Ok(())
     }
 
@@ -75,7 +73,7 @@ impl Convolution for Cpu {
         out: &mut CpuBuffer,
     ) -> Result<(), DeviceError> {
         let spans = span::transposed(&x.0, input, kernel, output, &out.0)?;
-        convolve(self.isa(), &x.0, kernel, &spans, Store::Replace, &mut out.0);
+        convolve(self.pool(), self.isa(), &x.0, kernel, &spans, Store::Replace, &mut out.0);
         Ok(())
     }
 
@@ -100,8 +98,11 @@ impl Convolution for Cpu {
         check_rows("snake_beta", x, width, windows, out)?;
         let task = (TASK / width).max(1) * width;
         for range in computed(windows, width) {
-            let rows = x.0[range.clone()].par_chunks(task).zip(out.0[range].par_chunks_mut(task));
-            rows.for_each(|(x, out)| dispatch(self.isa(), SnakeRows { snake, x, out }));
+            let x = &x.0[range.clone()];
+            self.pool().chunks(&mut out.0[range], task, |index, out| {
+                let x = &x[index * task..][..out.len()];
+                dispatch(self.isa(), SnakeRows { snake, x, out });
+            });
         }
         Ok(())
     }
@@ -123,7 +124,7 @@ impl Convolution for Cpu {
         require("bias_gelu", "x", x.0.len(), windows.stored_rows() * width)?;
         let task = (TASK / width).max(1) * width;
         for range in computed(windows, width) {
-            x.0[range].par_chunks_mut(task).for_each(|rows| gelu_rows(rows, &bias.0));
+            self.pool().chunks(&mut x.0[range], task, |_, rows| gelu_rows(rows, &bias.0));
         }
         Ok(())
     }

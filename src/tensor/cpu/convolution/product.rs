@@ -7,12 +7,11 @@
 
 use std::cell::Cell;
 
-use rayon::prelude::*;
-
 use super::kernel::{CpuKernel, LANES, Panels};
 use super::span::Span;
 use crate::tensor::cpu::Isa;
 use crate::tensor::cpu::matmul::Lanes;
+use crate::tensor::cpu::pool::Pool;
 use crate::tensor::cpu::simd::{Kernel, Simd, dispatch};
 
 /// Rows of a task: a multiple of every tile's height, few enough to stay in the second-level cache.
@@ -31,6 +30,7 @@ pub(super) enum Store {
 
 /// Carries out a convolution in all spans. The caller has checked that `x` and `out` hold every row.
 pub(super) fn convolve(
+    pool: &Pool,
     isa: Isa,
     x: &[f32],
     kernel: &CpuKernel,
@@ -60,9 +60,9 @@ pub(super) fn convolve(
     }
     let rows: usize = spans.iter().map(|span| span.end - span.first).sum();
     if rows * columns * kernel.shape.taps * kernel.shape.in_channels < SERIAL {
-        tasks.into_iter().for_each(|task| task.run(isa));
+        tasks.iter_mut().for_each(|task| task.run(isa));
     } else {
-        tasks.into_par_iter().for_each(|task| task.run(isa));
+        pool.chunks(&mut tasks, 1, |_, tasks| tasks.iter_mut().for_each(|task| task.run(isa)));
     }
 }
 
@@ -89,8 +89,8 @@ thread_local! {
 
 impl Task<'_> {
     /// Rows that reach back before the window come first, from a padded copy; then the others in place.
-    fn run(self, isa: Isa) {
-        let Self { x, kernel, span, first, store, out } = self;
+    fn run(&mut self, isa: Isa) {
+        let Self { x, kernel, span, first, store, ref mut out } = *self;
         let (width, columns, reach) = (kernel.shape.in_channels, kernel.columns(), kernel.shape.reach());
         let rows = out.len() / columns;
         let padded_rows = reach.saturating_sub(first).min(rows);
