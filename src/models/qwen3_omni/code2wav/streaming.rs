@@ -247,8 +247,10 @@ mod tests {
         assert_eq!(stream.next_window(3, false), None);
         assert_eq!(stream.next_window(6, false).map(|window| window.frames), Some(0..4));
         assert_eq!(stream.next_window(28, false), None);
-        assert_eq!(stream.next_window(28, true).map(|window| window.frames), Some(0..28));
-        assert_eq!(stream.next_window(28, true), None);
-        assert_eq!(stream.oldest_needed_frame(), 3);
+        assert_eq!(stream.oldest_needed_frame(), 0);
+        assert_eq!(stream.next_window(29, false).map(|window| window.frames), Some(0..29));
+        assert_eq!(stream.oldest_needed_frame(), 4);
+        assert_eq!(stream.next_window(33, true).map(|window| window.frames), Some(4..33));
+        assert_eq!(stream.next_window(33, true), None);
     }
 }
