@@ -14,6 +14,7 @@ mod size;
 pub mod taps;
 #[cfg(test)]
 mod tests;
+pub mod work;
 mod workspace;
 
 pub use config::{DecoderConfig, FeedForwardConfig, TextConfig};
@@ -21,5 +22,6 @@ pub use decoder::Decoder;
 pub use embedded::EmbeddedDecoder;
 pub use language_model::{LanguageModel, Names};
 pub use taps::{TapPoint, Taps};
+pub use work::{DecoderWork, StepShape, Work};
 pub(crate) use workspace::Loader;
 pub use workspace::Workspace;
