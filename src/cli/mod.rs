@@ -4,6 +4,7 @@ mod check;
 mod config;
 mod deploy;
 mod device;
+mod docs;
 mod logging;
 mod ptx;
 mod selftest;
@@ -17,6 +18,7 @@ pub use check::CheckArgs;
 pub use config::{ConfigArgs, ConfigCommand};
 pub use deploy::{ConnectorArg, DeployArgs, DtypeArg};
 pub use device::{DeviceArg, GpuArgs, LibraryArg};
+pub use docs::{DocsArgs, DocsCommand};
 pub use logging::{LogFormat, LogLevel};
 pub use ptx::PtxArgs;
 pub use selftest::SelftestArgs;
@@ -45,6 +47,9 @@ pub enum Command {
     /// Generate kernels/ptx from kernels/ in a source tree.
     #[command(hide = true)]
     Ptx(PtxArgs),
+    /// Write parts of the documentation of a source tree.
+    #[command(hide = true)]
+    Docs(DocsArgs),
 }
 
 impl Cli {
@@ -56,6 +61,7 @@ impl Cli {
             Command::Config(args) => config::run(&args, &registry),
             Command::Selftest(args) => selftest::run(&args),
             Command::Ptx(args) => ptx::run(&args),
+            Command::Docs(args) => docs::run(&args),
         }
     }
 }

@@ -211,7 +211,7 @@ fn load_model(
     let cpu = if deploy.dtype == Dtype::Float32 { Cpu::exact(threads)? } else { Cpu::new(threads)? };
     let cpu_name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
     let dtype = deploy.dtype;
-    let options = PipelineOptions { seed: args.seed, statistics: args.log_stats, deploy };
+    let options = PipelineOptions { seed: args.seed, statistics: args.statistics(), deploy };
     let mut notes = Vec::new();
     let built = match gpu {
         None => qwen3_omni::build(checkpoint, &store, (&cpu, &cpu_name), &tokenizer, &options)?,

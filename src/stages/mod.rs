@@ -18,6 +18,7 @@ pub mod request;
 pub mod sampling_defaults;
 pub mod size;
 pub mod stage;
+pub mod statistics_options;
 pub mod talker;
 pub mod trial;
 
@@ -32,4 +33,5 @@ pub use pipeline::{Pipeline, StageSpec, WiringError};
 pub use request::{Cancellation, Message, Modality, Prompt, StageInput, StageRequest};
 pub use size::StageSize;
 pub use stage::{Poll, Readiness, Stage, StageFactory, Ticket};
+pub use statistics_options::{EngineStatisticsOptions, StatisticsOptions};
 pub use trial::StageTrial;

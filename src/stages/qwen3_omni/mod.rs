@@ -15,7 +15,7 @@ use crate::config::{Checkpoint, CheckpointError, Deploy, Source, StageDeploy};
 use crate::engine::{Sampler, SchedulerConfig};
 use crate::ids::StageId;
 use crate::models::LoadError;
-use crate::models::qwen3::LanguageModel;
+use crate::models::qwen3::{DecoderConfig, DecoderWork, LanguageModel};
 use crate::models::qwen3_omni::{
     Code2Wav, Code2WavConfig, CodePredictor, OmniConfig, StreamingSchedule, Talker, TalkerConfig, Thinker,
 };
@@ -24,9 +24,12 @@ use crate::stages::device_memory::DeviceMemory;
 use crate::stages::llm::{HostSampling, LlmSettings, LlmStage, StepModel};
 use crate::stages::memory_ledger::{MemoryError, MemoryLedger};
 use crate::stages::talker::{TalkerModels, TalkerSettings, TalkerStage};
-use crate::stages::{Modality, Pipeline, Stage, StageError, StageFactory, StageSize, StageSpec};
+use crate::stages::{
+    EngineStatisticsOptions, Modality, Pipeline, Stage, StageError, StageFactory, StageSize, StageSpec,
+    StatisticsOptions,
+};
 use crate::tensor::{
-    Backend, BatchLimits, Convolution, DeviceError, InputRows, Outlined, Taken, WeightStore,
+    BLOCK_SIZE, Backend, BatchLimits, Convolution, DeviceError, InputRows, Outlined, Taken, WeightStore,
 };
 use crate::text::Tokenizer;
 use crate::transport::PayloadKind;
@@ -46,8 +49,8 @@ const SAMPLE_RATE: u32 = 24_000;
 pub struct PipelineOptions {
     /// Seed of requests that bring none.
     pub seed: u64,
-    /// Whether stages keep statistics.
-    pub statistics: bool,
+    /// Which statistics stages keep.
+    pub statistics: StatisticsOptions,
     /// Its stages.
     pub deploy: Deploy,
 }
@@ -235,7 +238,7 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             prefix_caching: stage.prefix_caching,
             eos_ids: eos_ids(self.checkpoint, self.tokenizer, self.config)?,
             seed: self.options.seed,
-            statistics: self.options.statistics,
+            statistics: self.statistics(weights, model.config(), model.kv_bytes_per_block()),
         };
         let (replicas, bytes_per_block) = (stage.num_replicas, model.kv_bytes_per_block());
         let size = StageSize::new(weights, replicas, settings.cache_blocks, bytes_per_block);
@@ -253,6 +256,20 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             max_model_len: Some(max_model_len),
             size: Some(size),
             ..spec(stage, self.thinker.device.ledger.device(), factory)
+        })
+    }
+
+    /// What an engine with these weights and this decoder counts.
+    fn statistics(
+        &self,
+        weights: Taken,
+        decoder: &DecoderConfig,
+        bytes_per_block: usize,
+    ) -> EngineStatisticsOptions {
+        self.options.statistics.of_engine(|| DecoderWork {
+            config: decoder.clone(),
+            bytes_per_weight: weights.bytes as f64 / weights.parameters.max(1) as f64,
+            cache_bytes_per_token: bytes_per_block as f64 / BLOCK_SIZE as f64,
         })
     }
 
@@ -284,7 +301,11 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             cache_blocks: blocks.talker,
             max_model_len,
             seed: self.options.seed,
-            statistics: self.options.statistics,
+            statistics: self.statistics(
+                weights,
+                &models.talker_config.decoder,
+                models.talker.kv_bytes_per_block(),
+            ),
         };
         let (replicas, bytes_per_block) = (stage.num_replicas, models.talker.kv_bytes_per_block());
         let size = StageSize::new(weights, replicas, settings.cache_blocks, bytes_per_block);
@@ -361,7 +382,7 @@ mod tests {
         let tokenizer = Arc::new(Tokenizer::from_files(&demo.tokenizer_files().unwrap()).unwrap());
         let mut deploy = built_in_deploy(&demo, false).unwrap();
         deploy.stages[0].max_model_len = Some(max_model_len);
-        let options = PipelineOptions { seed: 0, statistics: false, deploy };
+        let options = PipelineOptions { seed: 0, statistics: false.into(), deploy };
         build(&demo, &store, (&Cpu::new(None).unwrap(), "cpu"), &tokenizer, &options)
     }
 
