@@ -25,9 +25,11 @@
 //! Dependencies point downwards only: http → actors → stages → {engine, models} → tensor; `metrics` and
 //! `transport` are used by actors and stages and use none of them. [`text`] turns text into tokens and back for
 //! `http` and `stages`; it reads its files through [`config`] and its settings from [`engine::SamplingParams`].
-//! [`media`] turns samples into sound files for `http`. [`selftest`] holds a device against what is known to be right.
+//! [`media`] turns samples into sound files for `http`. [`selftest`] holds a device against what is known to be right, and
+//! [`bench`] measures how fast a model is served, without HTTP.
 
 pub mod actors;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod engine;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 
 use super::DeviceArg;
@@ -21,8 +22,8 @@ pub struct DeployArgs {
     /// Type of weights and activations; by default as the checkpoint's weights.
     #[arg(long, value_enum)]
     pub dtype: Option<DtypeArg>,
-    /// Where the model runs: auto, cpu, cuda or cuda:N; by default on the CPU. On a GPU it is the thinker that runs
-    /// there; what speaks runs on the CPU.
+    /// Where the model runs: auto, cpu, cuda or cuda:N; by default on the CPU. On a GPU it is the language model that
+    /// runs there, such as the thinker; what speaks runs on the CPU.
     #[arg(long)]
     pub device: Option<DeviceArg>,
     /// The most tokens of prompt and answer together; by default what the model was made for.
@@ -31,6 +32,9 @@ pub struct DeployArgs {
     /// Replicas of each stage; by default 1.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_REPLICAS)), value_name = "N")]
     pub num_replicas: Option<u16>,
+    /// Memory of all KV caches of a device together, such as 4GiB; by default a share of what is free.
+    #[arg(long, value_name = "SIZE", alias = "kv-cache-memory-bytes")]
+    pub kv_cache_memory: Option<ByteSize>,
     /// Share what is cached of common prefixes of requests, which is the default.
     #[arg(long, overrides_with = "no_enable_prefix_caching")]
     pub enable_prefix_caching: bool,
@@ -69,6 +73,7 @@ impl DeployArgs {
         DeployOptions {
             num_replicas: self.num_replicas,
             max_model_len: self.max_model_len.map(|tokens| tokens as usize),
+            kv_cache_memory: self.kv_cache_memory.map(|size| size.as_u64()),
             prefix_caching: (self.enable_prefix_caching || self.no_enable_prefix_caching)
                 .then_some(self.enable_prefix_caching),
             connector: self.connector.map(|connector| match connector {

@@ -1,11 +1,13 @@
 //! The command line: one file per subcommand.
 
+mod bench;
 mod check;
 mod config;
 mod deploy;
 mod device;
 mod docs;
 mod logging;
+mod output;
 mod ptx;
 mod selftest;
 mod serve;
@@ -14,6 +16,7 @@ use clap::{Parser, Subcommand};
 
 use crate::stages::Registry;
 
+pub use bench::{BenchArgs, BenchCommand, LatencyArgs, ThroughputArgs, WorkloadArgs};
 pub use check::CheckArgs;
 pub use config::{ConfigArgs, ConfigCommand};
 pub use deploy::{ConnectorArg, DeployArgs, DtypeArg};
@@ -40,6 +43,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Do all that `serve` would do but listen, run a small request through every stage, and print what was found.
     Check(Box<CheckArgs>),
+    /// Measure how fast a model is served, without HTTP.
+    Bench(BenchArgs),
     /// Show the configuration.
     Config(ConfigArgs),
     /// Hold every operation of a device against its plain form, and say how fast it is.
@@ -58,6 +63,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(*args, registry),
             Command::Check(args) => check::run(&args, registry),
+            Command::Bench(args) => bench::run(&args, registry),
             Command::Config(args) => config::run(&args, &registry),
             Command::Selftest(args) => selftest::run(&args),
             Command::Ptx(args) => ptx::run(&args),

@@ -1,6 +1,5 @@
 //! `omni-actors selftest`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,16 +7,16 @@ use std::time::Instant;
 use clap::Args;
 
 use super::logging::{self, LogFormat, LogLevel};
-use super::{DeviceArg, GpuArgs};
+use super::{DeviceArg, GpuArgs, output};
 use crate::selftest::operations::{self, Precision};
 use crate::selftest::report::{MatrixRates, Report, Section};
 use crate::selftest::thinker_speed::{Rates, Subject};
 use crate::selftest::{bandwidth, decode, matrix_rate, sampling, thinker};
 use crate::server::{gpu_ledger, open_gpu};
+use crate::stages::checkpoint_pipeline::ReplicaModel;
 use crate::stages::device_memory::DeviceMemory;
 use crate::stages::llm::{DeviceSampling, HostSampling};
 use crate::stages::memory_ledger::MemoryLedger;
-use crate::stages::qwen3_omni::ReplicaModel;
 use crate::tensor::cpu::Cpu;
 use crate::tensor::cuda::{Cuda, CudaDevice, Stored};
 use crate::tensor::{Backend, DeviceError, DeviceSteps, Outlined};
@@ -70,7 +69,7 @@ pub(super) fn run(args: &SelftestArgs) -> Result<(), String> {
     };
     report.seconds = start.elapsed().as_secs_f64();
     report.judge();
-    print(&report, args.json).map_err(|error| error.to_string())?;
+    output::print(&report, args.json, Report::write_table)?;
     if report.ok { Ok(()) } else { Err(format!("{} checks failed on {}", report.failed, report.device)) }
 }
 
@@ -181,13 +180,4 @@ fn measure<B: Backend>(
         thinker: thinker.map_err(|error| error.to_string())?,
         checks,
     })
-}
-
-fn print(report: &Report, json: bool) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut out, report)?;
-        return writeln!(out);
-    }
-    report.write_table(&mut out)
 }

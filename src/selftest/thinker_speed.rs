@@ -12,11 +12,11 @@ use super::random::Random;
 use super::timing::Repeats;
 use crate::engine::{Draw, Sampler, SamplingParams, SequenceKey, TokenHistory};
 use crate::models::LoadError;
-use crate::models::qwen3::{DecoderConfig, LanguageModel, StepShape};
+use crate::models::qwen3::{DecodeTraffic, DecoderConfig, LanguageModel, StepShape};
 use crate::models::qwen3_omni::{OmniConfig, Thinker};
 use crate::stages::StageError;
+use crate::stages::checkpoint_pipeline::ReplicaModel;
 use crate::stages::llm::{DeviceSampling, HostSampling, ModelStep, StepModel, TokenChoice};
-use crate::stages::qwen3_omni::ReplicaModel;
 use crate::tensor::device_steps::ChainedRow;
 use crate::tensor::{
     BLOCK_SIZE, Backend, BatchLimits, DeviceError, Dtype, Outline, Outlined, StepBatch, WeightStore,
@@ -177,7 +177,11 @@ impl Subject {
         let start = Instant::now();
         let thinker = self.load(backend)?;
         let config = thinker.config().clone();
-        let bytes_per_token = backend.cache_bytes_per_block(config.kv_shape()) as f64 / BLOCK_SIZE as f64;
+        let traffic = DecodeTraffic {
+            bytes_per_weight: WEIGHT_BYTES,
+            cache_bytes_per_token: thinker.kv_bytes_per_block() as f64 / BLOCK_SIZE as f64,
+            config: config.clone(),
+        };
         let model = self.replica(thinker, replica_model)?;
         let mut run = Run {
             config,
@@ -195,7 +199,7 @@ impl Subject {
         let load_seconds = start.elapsed().as_secs_f64();
         let decode = BATCHES
             .into_iter()
-            .map(|sequences| run.decode(sequences, bytes_per_token, rates))
+            .map(|sequences| run.decode(sequences, &traffic, rates))
             .collect::<Result<_, _>>()?;
         let prefill = run.prefill(self.prefill_rows, rates)?;
         Ok(ThinkerSpeed { config: self.name.clone(), load_seconds, decode, prefill })
@@ -223,10 +227,10 @@ impl Run {
     fn decode(
         &mut self,
         sequences: usize,
-        bytes_per_token: f64,
+        traffic: &DecodeTraffic,
         rates: Rates,
     ) -> Result<DecodeSpeed, StageError> {
-        let bytes = decode_bytes(&self.config, sequences, bytes_per_token);
+        let bytes = traffic.bytes(sequences as f64, CONTEXT as f64);
         let blocks: Vec<u32> = (0..(sequences * CONTEXT.div_ceil(BLOCK_SIZE)) as u32).collect();
         // A device records what the second step of a kind launches; the third is the first to be repeated.
         self.launch_decode(CONTEXT, &blocks)?;
@@ -318,11 +322,6 @@ impl Run {
         }
         Ok(())
     }
-}
-
-/// Bytes that a decode step must read.
-fn decode_bytes(config: &DecoderConfig, sequences: usize, bytes_per_token: f64) -> f64 {
-    WEIGHT_BYTES * config.weights_read(sequences) + (sequences * CONTEXT) as f64 * bytes_per_token
 }
 
 /// Multiplications and additions of the products of a prompt whose last token wants logits, and of its attention.

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use super::device::open_gpu;
 use super::load::LoadFailure;
+use super::model::FoundModel;
 use crate::cli::{DeployArgs, DeviceArg, GpuArgs};
+use crate::config::Deploy;
 use crate::config::deploy::{
     CUSTOM_PIPELINE, DeployError, DeployLayers, Layer, Notes, PipelineChoice, Placement, ServerDevice,
     StageKind, resolve,
 };
-use crate::config::{Checkpoint, Deploy};
-use crate::stages::qwen3_omni::built_in_deploy;
 use crate::tensor::cuda::CudaDevice;
 
 /// What the deployment that a program brings is called in messages.
-const OWN_DEPLOYMENT: &str = "the program's deployment";
+pub(super) const OWN_DEPLOYMENT: &str = "the program's deployment";
 
 /// How a model is to be deployed.
 pub(super) struct Deployment {
@@ -52,17 +52,19 @@ pub(super) fn read_layers(
 }
 
 impl Deployment {
-    /// Puts together what is said of a checkpoint's deployment.
+    /// Puts together what is said of a model's deployment.
     pub(super) fn of(
-        checkpoint: Option<&Checkpoint>,
+        found: Option<&FoundModel>,
         layers: &DeployLayers,
         device: Option<DeviceArg>,
         gpu_args: &GpuArgs,
         mut notes: Notes,
     ) -> Result<Self, LoadFailure> {
-        let built_in = match (checkpoint, layers.pipeline()?) {
+        let built_in = match (found, layers.pipeline()?) {
             (None, _) | (_, PipelineChoice::Custom) => Deploy::new(CUSTOM_PIPELINE, Vec::new()),
-            (Some(checkpoint), choice) => built_in_deploy(checkpoint, choice == PipelineChoice::ThinkerOnly)?,
+            (Some(found), choice) => {
+                found.served.built_in_deploy(&found.checkpoint, choice == PipelineChoice::ThinkerOnly)?
+            }
         };
         let asked = device.is_some();
         let (device, asked_by) = match layers.gpu(asked)? {
@@ -91,10 +93,10 @@ impl Deployment {
         Ok(deployment)
     }
 
-    /// The GPU that the thinker runs on, if it does.
+    /// The GPU that the language model runs on, if it does.
     pub(super) fn gpu(&self) -> Result<Option<Arc<CudaDevice>>, LoadFailure> {
-        let thinker = self.deploy.stage_of(&StageKind::Thinker);
-        if !thinker.is_some_and(|thinker| matches!(thinker.device, Placement::Cuda(_))) {
+        let llm = self.deploy.stage_of(&StageKind::Llm);
+        if !llm.is_some_and(|llm| matches!(llm.device, Placement::Cuda(_))) {
             return Ok(None);
         }
         if self.opened.is_some() { Ok(self.opened.clone()) } else { self.open() }

@@ -4,32 +4,34 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::deployment::{Deployment, read_layers};
+use super::deployment::{Deployment, OWN_DEPLOYMENT, read_layers};
 use super::device::gpu_ledger;
 use super::model::FoundModel;
-use crate::cli::{DeviceArg, ServeArgs};
+use crate::cli::{DeviceArg, GpuArgs, ServeArgs};
 use crate::config::deploy::{DeployError, Notes, PipelineChoice};
 use crate::config::hub::HubError;
 use crate::config::{CheckpointError, Deploy};
+use crate::models::qwen3::DecodeTraffic;
 use crate::models::qwen3_omni::Thinker;
-use crate::stages::device_memory::DeviceMemory;
-use crate::stages::llm::DeviceSampling;
-use crate::stages::memory_ledger::MemoryLedger;
-use crate::stages::qwen3_omni::{
-    self, BuiltPipeline, PipelineError, PipelineOptions, StageDevice, ThinkerDevice,
+use crate::stages::checkpoint_pipeline::{
+    BuiltPipeline, LanguageModelDevice, ModelSource, PipelineError, PipelineOptions, StageDevice,
 };
-use crate::stages::{Pipeline, PlacementError, Registry};
+use crate::stages::llm::DeviceSampling;
+use crate::stages::qwen3_omni::{self, ThinkerDevice};
+use crate::stages::{Pipeline, PlacementError, Registry, ServedModel, text_generation};
 use crate::tensor::cpu::Cpu;
 use crate::tensor::cuda::{Cuda, CudaDevice, CudaError, Stored};
 use crate::tensor::{DeviceError, Dtype, Outlined, WeightError};
 use crate::text::{ChatTemplate, ChatTemplateError, Tokenizer, TokenizerError};
 
 /// A pipeline, ready to be served.
-pub(super) struct LoadedModel {
+pub(crate) struct LoadedModel {
     /// The stages.
     pub(super) pipeline: Pipeline,
+    /// The language model, to be measured; `None` for a pipeline without a model.
+    pub(crate) language_model: Option<LoadedLanguageModel>,
     /// What stands between text and tokens; `None` for a pipeline without a model.
-    pub(super) text: Option<ModelText>,
+    pub(crate) text: Option<ModelText>,
     /// The name it is served under if none is given.
     pub(super) default_name: String,
     /// Where it was read from.
@@ -43,15 +45,32 @@ pub(super) struct LoadedModel {
 }
 
 /// The text side of a checkpoint.
-pub(super) struct ModelText {
+pub(crate) struct ModelText {
     /// Text to token ids and back.
-    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(crate) tokenizer: Arc<Tokenizer>,
     /// Messages to text.
-    pub(super) template: Option<ChatTemplate>,
+    pub(crate) template: Option<ChatTemplate>,
     /// Token ids that the model takes are below this.
-    pub(super) vocabulary_size: usize,
+    pub(crate) vocabulary_size: usize,
     /// The most tokens of prompt and answer together.
-    pub(super) max_model_len: usize,
+    pub(crate) max_model_len: usize,
+}
+
+/// The language model of a pipeline.
+pub(crate) struct LoadedLanguageModel {
+    /// What its decode steps read.
+    pub(crate) decode: DecodeTraffic,
+    /// Where it runs.
+    pub(crate) device: ModelDevice,
+}
+
+/// A device that models run on.
+#[derive(Debug, Clone)]
+pub(crate) enum ModelDevice {
+    /// The CPU.
+    Cpu(Cpu),
+    /// A GPU.
+    Gpu(Arc<CudaDevice>),
 }
 
 /// Why a model cannot be loaded. The message names file and tensor.
@@ -113,7 +132,7 @@ pub enum LoadFailure {
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// No pipeline serves this kind of model.
-    #[error("{location}: model_type \"{model_type}\" is not served; known: {}", qwen3_omni::MODEL_TYPE)]
+    #[error("{location}: model_type \"{model_type}\" is not served; served are {}", served_types())]
     UnknownModelType {
         /// The model directory.
         location: String,
@@ -140,23 +159,17 @@ fn read_deployment(
         (PipelineChoice::Custom, Some(model)) => {
             return Err(LoadFailure::NoModel { model: model.display().to_string() });
         }
-        _ => Some(find_known(args)?),
+        _ => Some(FoundModel::find(args)?),
     };
-    let checkpoint = found.as_ref().map(|found| &found.checkpoint);
-    let deployment = Deployment::of(checkpoint, &layers, args.deploy.device, &args.gpu, notes)?;
+    let deployment = Deployment::of(found.as_ref(), &layers, args.deploy.device, &args.gpu, notes)?;
     deployment.deploy.check_custom_stages(&registry.names().collect::<Vec<_>>())?;
     registry.check_settings(&deployment.deploy)?;
     Ok((found, deployment))
 }
 
-/// Finds the model that the command line names, which must be of a kind that is served.
-fn find_known(args: &ServeArgs) -> Result<FoundModel, LoadFailure> {
-    let found = FoundModel::find(args)?;
-    let model_type = found.checkpoint.identity()?.model_type;
-    if model_type != qwen3_omni::MODEL_TYPE {
-        return Err(LoadFailure::UnknownModelType { location: found.checkpoint.location(), model_type });
-    }
-    Ok(found)
+/// The types of models that are served, in a list.
+fn served_types() -> String {
+    ServedModel::TYPES.map(|(model_type, _)| model_type).join(", ")
 }
 
 /// Loads what the command line asks for.
@@ -168,36 +181,38 @@ pub(super) fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedModel,
     let gpu = deployment.gpu()?;
     let deploy = deployment.deploy;
     let Some(found) = found else {
-        let location = args.deploy.deploy_config.as_ref().map(|file| file.display().to_string());
+        let file = args.deploy.deploy_config.as_ref().map(|file| file.display().to_string());
         return Ok(LoadedModel {
             pipeline: registry.place(&deploy, None, args.log_stats)?,
+            language_model: None,
             text: None,
             default_name: deploy.pipeline,
-            location: location.unwrap_or_default(),
+            location: file.unwrap_or_else(|| OWN_DEPLOYMENT.to_owned()),
             is_demo: false,
             found: None,
             notes: Vec::new(),
         });
     };
-    let (models_pipeline, text, notes) = load_model(args, &found, deploy.clone(), gpu)?;
+    let (built, text, device) = load_model(args, &found, deploy.clone(), gpu)?;
     Ok(LoadedModel {
-        pipeline: registry.place(&deploy, Some(models_pipeline), args.log_stats)?,
+        pipeline: registry.place(&deploy, Some(built.pipeline), args.log_stats)?,
+        language_model: Some(LoadedLanguageModel { decode: built.decode, device }),
         text: Some(text),
         default_name: found.default_name(),
         location: found.checkpoint.location(),
         is_demo: found.checkpoint.is_demo(),
         found: Some(found),
-        notes,
+        notes: built.notes,
     })
 }
 
-/// Loads a model, with the stages of its own, and what is to be said of their devices.
+/// Loads a model, with the stages of its own, and says where its language model runs.
 fn load_model(
     args: &ServeArgs,
     found: &FoundModel,
     deploy: Deploy,
     gpu: Option<Arc<CudaDevice>>,
-) -> Result<(Pipeline, ModelText, Vec<String>), LoadFailure> {
+) -> Result<(BuiltPipeline, ModelText, ModelDevice), LoadFailure> {
     let checkpoint = &found.checkpoint;
     let location = checkpoint.location();
     let tokenizer = Tokenizer::from_files(&checkpoint.tokenizer_files()?)
@@ -209,29 +224,62 @@ fn load_model(
     let threads = args.cpu_threads.map(usize::from);
     // What is asked for as f32 is computed in f32.
     let cpu = if deploy.dtype == Dtype::Float32 { Cpu::exact(threads)? } else { Cpu::new(threads)? };
-    let cpu_name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
-    let dtype = deploy.dtype;
     let options = PipelineOptions { seed: args.seed, statistics: args.statistics(), deploy };
-    let mut notes = Vec::new();
-    let built = match gpu {
-        None => qwen3_omni::build(checkpoint, &store, (&cpu, &cpu_name), &tokenizer, &options)?,
+    let source = ModelSource { checkpoint, store: &store, tokenizer: &tokenizer, options: &options };
+    let (built, device) = match gpu {
+        None => (build_on_cpu(found.served, source, &cpu)?, ModelDevice::Cpu(cpu)),
         Some(gpu) => {
-            let stored = if dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
-            let ledger = gpu_ledger(&gpu, &args.gpu)?;
-            notes.push(format!("{}: products of many rows by {}", ledger.device(), gpu.products()));
-            let cuda = Cuda::new(gpu, stored);
-            let embedding = |_: &_, config: &_| Thinker::load_embedding(&cpu, config, &store, dtype);
-            let thinker = ThinkerDevice {
-                device: StageDevice { backend: &cuda, outlined: Outlined::Gpu(stored), ledger },
-                model: DeviceSampling::boxed,
-                embedding: &embedding,
-            };
-            let ledger = MemoryLedger::new(&cpu_name, DeviceMemory::of_process());
-            let speech = StageDevice { backend: &cpu, outlined: Outlined::Process, ledger };
-            qwen3_omni::build_on(checkpoint, &store, thinker, speech, &tokenizer, &options)?
+            let built = build_on_gpu((found.served, source), &cpu, (gpu.clone(), &args.gpu))?;
+            (built, ModelDevice::Gpu(gpu))
         }
     };
-    let BuiltPipeline { pipeline, vocabulary_size, max_model_len, memory } = built;
-    notes.extend(memory);
-    Ok((pipeline, ModelText { tokenizer, template, vocabulary_size, max_model_len }, notes))
+    let (vocabulary_size, max_model_len) = (built.vocabulary_size, built.max_model_len);
+    Ok((built, ModelText { tokenizer, template, vocabulary_size, max_model_len }, device))
+}
+
+/// What the CPU is called.
+fn cpu_name(cpu: &Cpu) -> String {
+    format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads())
+}
+
+/// Builds the pipeline of a model with all of its stages on the CPU.
+fn build_on_cpu(
+    served: ServedModel,
+    source: ModelSource<'_>,
+    cpu: &Cpu,
+) -> Result<BuiltPipeline, PipelineError> {
+    let name = cpu_name(cpu);
+    match served {
+        ServedModel::Qwen3Omni => qwen3_omni::build(source, (cpu, &name)),
+        ServedModel::TextGeneration => {
+            text_generation::build(source, LanguageModelDevice::of_process(cpu, &name))
+        }
+    }
+}
+
+/// Builds the pipeline of a model with its language model on a GPU, and what speaks on the CPU.
+fn build_on_gpu(
+    (served, source): (ServedModel, ModelSource<'_>),
+    cpu: &Cpu,
+    (gpu, args): (Arc<CudaDevice>, &GpuArgs),
+) -> Result<BuiltPipeline, LoadFailure> {
+    let dtype = source.options.deploy.dtype;
+    let stored = if dtype == Dtype::Float32 { Stored::F32 } else { Stored::Bf16 };
+    let ledger = gpu_ledger(&gpu, args)?;
+    let products = format!("{}: products of many rows by {}", ledger.device(), gpu.products());
+    let cuda = Cuda::new(gpu, stored);
+    let device = LanguageModelDevice {
+        device: StageDevice { backend: &cuda, outlined: Outlined::Gpu(stored), ledger },
+        model: DeviceSampling::boxed,
+    };
+    let mut built = match served {
+        ServedModel::Qwen3Omni => {
+            let embedding = |_: &_, config: &_| Thinker::load_embedding(cpu, config, source.store, dtype);
+            let speech = StageDevice::of_process(cpu, &cpu_name(cpu));
+            qwen3_omni::build_on(source, ThinkerDevice { device, embedding: &embedding }, speech)?
+        }
+        ServedModel::TextGeneration => text_generation::build(source, device)?,
+    };
+    built.notes.insert(0, products);
+    Ok(built)
 }

@@ -14,21 +14,21 @@ use crate::metrics::OmniPrefix;
 use crate::stages::{Pipeline, Registry};
 
 /// What a server is before it listens.
-pub(super) struct StartedPipeline {
+pub(crate) struct StartedPipeline {
     /// What was loaded.
-    pub(super) model: LoadedModel,
+    pub(crate) model: LoadedModel,
     /// The stages.
-    pub(super) pipeline: Arc<Pipeline>,
+    pub(crate) pipeline: Arc<Pipeline>,
     /// The names by which requests may ask for the model; not empty.
-    pub(super) names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// The actors.
-    pub(super) runtime: Runtime,
+    pub(crate) runtime: Runtime,
 }
 
 impl StartedPipeline {
     /// Loads the model, places the custom stages of `registry`, starts the actors, and waits until every stage is up.
     /// Must be called within an actix system.
-    pub(super) async fn start(args: &ServeArgs, registry: Registry) -> Result<Self, ServerError> {
+    pub(crate) async fn start(args: &ServeArgs, registry: Registry) -> Result<Self, ServerError> {
         let model = load_on_a_thread(args, registry).await?;
         for kind in &args.default_modalities {
             if !model.pipeline.modalities().contains(&state::modality(*kind)) {

@@ -1,11 +1,17 @@
 //! The vocoder stage: codec frames in, sound out.
 //!
 //! Frames of a request are decoded in windows: a small one first, so that sound comes soon, then larger ones that
-//! repeat some frames as left context. The windows of several requests are decoded together.
+//! repeat some frames as left context. The windows of several requests are decoded together; when there are more than a
+//! step takes, those go first whose listeners would otherwise be the first to hear a gap. With many requests at a time
+//! the first windows are larger, which costs fewer steps and changes no sample.
 
-use std::collections::{BTreeMap, VecDeque};
+mod utterance;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+use self::utterance::Utterance;
 use crate::engine::FinishReason;
 use crate::ids::RequestId;
 use crate::models::qwen3_omni::{
@@ -38,26 +44,11 @@ pub struct Code2WavStage<B: Convolution + InputRows> {
     model: Arc<Code2Wav<B>>,
     workspace: Code2WavWorkspace<B>,
     utterances: BTreeMap<RequestId, Utterance>,
-    /// Requests that may have something to do, longest waiting first.
-    waiting: VecDeque<RequestId>,
     /// Windows of the step that was planned last.
     planned: Vec<(RequestId, StreamWindow)>,
     /// Outputs of the step that was launched.
     outputs: Vec<StageOutput>,
     steps: u64,
-}
-
-/// What is held of a request.
-struct Utterance {
-    /// Codes from frame `first_frame` on, `[frames, quantizers]`.
-    codes: Vec<u32>,
-    /// The frame that `codes` begin with; earlier ones are needed no more.
-    first_frame: usize,
-    /// What has been decoded.
-    stream: CodecStream,
-    /// All frames are there.
-    complete: bool,
-    started: bool,
 }
 
 impl<B: Convolution + InputRows> Code2WavStage<B> {
@@ -70,7 +61,6 @@ impl<B: Convolution + InputRows> Code2WavStage<B> {
             settings,
             model,
             utterances: BTreeMap::new(),
-            waiting: VecDeque::new(),
             planned: Vec::new(),
             outputs: Vec::new(),
             steps: 0,
@@ -78,8 +68,8 @@ impl<B: Convolution + InputRows> Code2WavStage<B> {
     }
 
     fn frames_held(&self) -> usize {
-        let codes: usize = self.utterances.values().map(|utterance| utterance.codes.len()).sum();
-        codes / self.quantizers().max(1)
+        let quantizers = self.quantizers();
+        self.utterances.values().map(|utterance| utterance.frames_held(quantizers)).sum()
     }
 
     fn quantizers(&self) -> usize {
@@ -101,45 +91,40 @@ impl<B: Convolution + InputRows> Code2WavStage<B> {
             return Err(StageError::Protocol("a window asks for frames that are gone".into()));
         }
         self.model.forward(&windows, &mut self.workspace, None)?;
-        let samples = self.workspace.samples()?;
-        for ((id, _), samples) in self.planned.iter().zip(samples) {
+        let (samples, now) = (self.workspace.samples()?, Instant::now());
+        for ((id, window), samples) in self.planned.drain(..).zip(samples) {
+            if let Some(utterance) = self.utterances.get_mut(&id) {
+                utterance.decoded(&window, quantizers, now);
+            }
             let packet = AudioPacket {
                 samples: samples.to_vec(),
                 sample_rate: self.settings.sample_rate,
                 channels: 1,
             };
             let event = StageEvent::Client(Output::Audio(packet));
-            self.outputs.push(StageOutput { request: *id, event });
+            self.outputs.push(StageOutput { request: id, event });
         }
         Ok(())
     }
 
-    /// Lets go of frames that are needed no more, and of requests that are done.
-    fn settle(&mut self) {
+    /// New frames of a first window. They double with the number of steps that the utterances take by turns.
+    fn first_frames(&self) -> usize {
+        let turns = self.utterances.len().div_ceil(self.settings.max_windows.max(1));
+        self.settings.schedule.initial_frames.saturating_mul(turns.next_power_of_two())
+    }
+
+    /// Ends the utterances of which all has been decoded.
+    fn finish_decoded(&mut self) {
         let quantizers = self.quantizers();
-        for (id, _) in self.planned.drain(..) {
-            let Some(utterance) = self.utterances.get_mut(&id) else { continue };
-            utterance.forget_old_frames(quantizers);
-            self.waiting.push_back(id);
-        }
-    }
-}
-
-impl Utterance {
-    /// Frames that have come.
-    fn available(&self, quantizers: usize) -> usize {
-        self.first_frame + self.codes.len() / quantizers
-    }
-
-    fn codes_of(&self, window: &StreamWindow, quantizers: usize) -> Option<&[u32]> {
-        let place = |frame: usize| frame.checked_sub(self.first_frame).map(|frame| frame * quantizers);
-        self.codes.get(place(window.frames.start)?..place(window.frames.end)?)
-    }
-
-    fn forget_old_frames(&mut self, quantizers: usize) {
-        let old = self.stream.oldest_needed_frame().saturating_sub(self.first_frame);
-        self.codes.drain(..(old * quantizers).min(self.codes.len()));
-        self.first_frame += old;
+        let outputs = &mut self.outputs;
+        self.utterances.retain(|id, utterance| {
+            let decoded = utterance.is_decoded(quantizers);
+            if decoded {
+                let event = StageEvent::Finished(FinishReason::Stop);
+                outputs.push(StageOutput { request: *id, event });
+            }
+            !decoded
+        });
     }
 }
 
@@ -148,14 +133,8 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
         if matches!(request.input, StageInput::Prompt(_)) {
             return Err(StageError::Protocol("a vocoder takes its input as chunks".into()));
         }
-        let utterance = Utterance {
-            codes: Vec::new(),
-            first_frame: 0,
-            stream: CodecStream::new(self.model.config(), self.settings.schedule),
-            complete: false,
-            started: false,
-        };
-        self.utterances.insert(request.id, utterance);
+        let stream = CodecStream::new(self.model.config(), self.settings.schedule);
+        self.utterances.insert(request.id, Utterance::new(stream));
         Ok(())
     }
 
@@ -172,7 +151,7 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
                     let text = format!("code {code} is beyond a vocoder's codebooks of {codebook}");
                     return Err(StageError::Protocol(text));
                 }
-                utterance.codes.extend(codes);
+                utterance.push(codes, Instant::now());
             }
             other => {
                 return Err(StageError::Protocol(format!(
@@ -181,47 +160,50 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
                 )));
             }
         }
-        utterance.complete |= chunk.last;
-        if !self.waiting.contains(&chunk.request) {
-            self.waiting.push_back(chunk.request);
+        if chunk.last {
+            utterance.complete();
         }
         Ok(())
     }
 
     fn room(&self) -> usize {
         // While nothing can be decoded, only further frames help.
-        if self.waiting.is_empty() { usize::MAX } else { MAX_FRAMES.saturating_sub(self.frames_held()) }
+        let (quantizers, first_frames) = (self.quantizers(), self.first_frames());
+        let ready = |utterance: &Utterance| utterance.window(quantizers, first_frames).is_some();
+        if self.utterances.values().any(ready) {
+            MAX_FRAMES.saturating_sub(self.frames_held())
+        } else {
+            usize::MAX
+        }
     }
 
     fn remove(&mut self, request: RequestId) {
         self.utterances.remove(&request);
-        self.waiting.retain(|id| *id != request);
         self.planned.retain(|(id, _)| *id != request);
     }
 
     fn plan(&mut self) -> Readiness {
-        let quantizers = self.quantizers();
-        for _ in 0..self.waiting.len() {
-            if self.planned.len() == self.settings.max_windows {
-                break;
+        self.finish_decoded();
+        let (quantizers, first_frames) = (self.quantizers(), self.first_frames());
+        let sample_rate = self.settings.sample_rate;
+        let mut ready: Vec<_> = self
+            .utterances
+            .iter()
+            .filter_map(|(id, utterance)| {
+                let window = utterance.window(quantizers, first_frames)?;
+                Some((utterance.deadline(sample_rate), *id, window))
+            })
+            .collect();
+        ready.sort_by_key(|(deadline, id, _)| (*deadline, *id));
+        ready.truncate(self.settings.max_windows);
+        self.planned.clear();
+        for (_, id, window) in ready {
+            if let Some(utterance) = self.utterances.get_mut(&id)
+                && utterance.begin()
+            {
+                self.outputs.push(StageOutput { request: id, event: StageEvent::Started });
             }
-            let Some(id) = self.waiting.pop_front() else { break };
-            let Some(utterance) = self.utterances.get_mut(&id) else { continue };
-            let available = utterance.available(quantizers);
-            match utterance.stream.next_window(available, utterance.complete) {
-                Some(window) => {
-                    if !std::mem::replace(&mut utterance.started, true) {
-                        self.outputs.push(StageOutput { request: id, event: StageEvent::Started });
-                    }
-                    self.planned.push((id, window));
-                }
-                None if utterance.complete => {
-                    self.utterances.remove(&id);
-                    let event = StageEvent::Finished(FinishReason::Stop);
-                    self.outputs.push(StageOutput { request: id, event });
-                }
-                None => {} // More frames will bring it back.
-            }
+            self.planned.push((id, window));
         }
         if self.planned.is_empty() && self.outputs.is_empty() { Readiness::Idle } else { Readiness::Ready }
     }
@@ -229,7 +211,6 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
     fn launch(&mut self) -> Result<Ticket, StageError> {
         if !self.planned.is_empty() {
             self.decode()?;
-            self.settle();
         }
         self.steps += 1;
         Ok(Ticket(self.steps - 1))

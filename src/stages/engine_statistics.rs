@@ -9,7 +9,7 @@ use crate::metrics::{
     BlockResidency, CacheConfiguration, EngineTotals, FinishedRequest, ReplicaStats, SchedulerSnapshot,
     StepWork, TokenSample,
 };
-use crate::models::qwen3::{DecoderWork, StepShape, Work};
+use crate::models::qwen3::{DecodeTraffic, StepShape, Work};
 use crate::stages::{EngineStatisticsOptions, StageRequest};
 use crate::tensor::BLOCK_SIZE;
 
@@ -25,7 +25,7 @@ pub(super) struct EngineStatistics {
     /// Tokens that the present step gave.
     step_generated_tokens: u64,
     /// What the work of steps depends on, if it is estimated.
-    work: Option<DecoderWork>,
+    decoder: Option<DecodeTraffic>,
     /// Whether requests share what is cached of their common prefixes.
     prefix_caching: bool,
 }
@@ -50,23 +50,23 @@ struct Times {
 impl EngineStatistics {
     /// Statistics of a stage; `None` if none are kept.
     pub(super) fn new(options: &EngineStatisticsOptions, prefix_caching: bool) -> Option<Self> {
-        options.kept.then(|| Self { work: options.work.clone(), prefix_caching, ..Self::default() })
+        options.kept.then(|| Self { decoder: options.work.clone(), prefix_caching, ..Self::default() })
     }
 
     /// A step with these spans is launched.
     pub(super) fn launched(&mut self, spans: &[ScheduledSpan]) {
-        let Some(work) = &self.work else { return };
+        let Some(decoder) = &self.decoder else { return };
         let mut shape = StepShape::default();
         for span in spans {
             shape += StepShape::span(span.start, span.len, span.reaches_end);
         }
-        let work = work.of(shape);
+        let work = decoder.work(shape);
         self.add_work(work);
     }
 
     /// A step has work beside its spans, which is asked for if work is estimated: with the bytes of a weight on average.
     pub(super) fn worked(&mut self, work: impl FnOnce(f64) -> Work) {
-        if let Some(bytes_per_weight) = self.work.as_ref().map(|work| work.bytes_per_weight) {
+        if let Some(bytes_per_weight) = self.decoder.as_ref().map(|decoder| decoder.bytes_per_weight) {
             self.add_work(work(bytes_per_weight));
         }
     }

@@ -19,6 +19,8 @@ pub struct MemoryLedger {
     in_files: u64,
     /// The caches among which the rest is divided.
     caches: Vec<CacheClaim>,
+    /// `--kv-cache-memory`: bytes that all caches get together, if it was said.
+    cache_memory: Option<u64>,
 }
 
 /// What the KV caches of a stage ask for.
@@ -36,6 +38,8 @@ pub struct CacheClaim {
     pub replicas: u16,
     /// How much of what is left is wanted, in proportion to the claims of others.
     pub weight: f64,
+    /// `kv_cache_memory_bytes`: bytes of the cache of each replica, if it was said.
+    pub memory: Option<u64>,
 }
 
 impl CacheClaim {
@@ -49,12 +53,21 @@ impl CacheClaim {
         (self.blocks_of_one() as u64).saturating_mul(self.bytes_per_block)
     }
 
+    /// Bytes of all replicas together, if it was said how much they get.
+    fn fixed(&self) -> Option<u64> {
+        Some(self.memory?.saturating_mul(u64::from(self.replicas)))
+    }
+
     /// Blocks for each replica out of so many bytes for all; None if they do not hold the longest sequence.
     fn blocks(&self, bytes: u64) -> Option<usize> {
         let affordable = bytes / u64::from(self.replicas.max(1)) / self.bytes_per_block.max(1);
         let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
-        let one = self.blocks_of_one();
-        (affordable >= one).then(|| one.saturating_mul(self.max_num_seqs).min(affordable))
+        (affordable >= self.blocks_of_one()).then_some(affordable)
+    }
+
+    /// Blocks that can be of use while sequences run.
+    fn most_blocks(&self) -> usize {
+        self.blocks_of_one().saturating_mul(self.max_num_seqs)
     }
 }
 
@@ -84,10 +97,22 @@ pub enum MemoryError {
         /// What there is.
         found: String,
     },
+    /// KV caches are asked for that do not fit.
+    #[error("{device}: KV caches of {asked} are asked for, and {left} are left for them ({account})")]
+    CachesTooLarge {
+        /// The device.
+        device: String,
+        /// What is asked for.
+        asked: Bytes,
+        /// What is left.
+        left: Bytes,
+        /// What there is, and what the rest is needed for.
+        account: String,
+    },
     /// What is left does not hold the KV cache of one sequence.
     #[error(
         "{device}: the {stage}'s KV cache of one sequence of {tokens} tokens takes {needed}, and {left} are left for it \
-         ({account}); give a smaller --max-model-len"
+         ({account}); give a smaller --max-model-len{or_more}"
     )]
     CacheTooLarge {
         /// The device.
@@ -102,6 +127,8 @@ pub enum MemoryError {
         left: Bytes,
         /// What there is, and what the rest is needed for.
         account: String,
+        /// What else may be done about it.
+        or_more: &'static str,
     },
 }
 
@@ -110,7 +137,7 @@ impl MemoryError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TooLittle { .. } => "too_little_memory",
-            Self::CacheTooLarge { .. } => "kv_cache_too_large",
+            Self::CacheTooLarge { .. } | Self::CachesTooLarge { .. } => "kv_cache_too_large",
         }
     }
 }
@@ -118,7 +145,14 @@ impl MemoryError {
 impl MemoryLedger {
     /// An account without entries.
     pub fn new(device: &str, memory: DeviceMemory) -> Self {
-        Self { device: device.to_owned(), memory, entries: Vec::new(), in_files: 0, caches: Vec::new() }
+        Self {
+            device: device.to_owned(),
+            memory,
+            entries: Vec::new(),
+            in_files: 0,
+            caches: Vec::new(),
+            cache_memory: None,
+        }
     }
 
     /// The device that it is the account of.
@@ -138,6 +172,11 @@ impl MemoryLedger {
         self.in_files += bytes;
     }
 
+    /// Says how many bytes all caches get together.
+    pub fn give_caches(&mut self, bytes: u64) {
+        self.cache_memory = Some(bytes);
+    }
+
     /// Enters caches, which get a part of what is left.
     pub fn claim_cache(&mut self, claim: CacheClaim) {
         self.caches.push(claim);
@@ -153,25 +192,57 @@ impl MemoryLedger {
             entries: self.entry_list(),
             found: self.memory.to_string(),
         })?;
-        let weights: f64 = self.caches.iter().map(|claim| claim.weight).sum();
+        let shared = self.shared_among_caches(left)?;
+        let claims = || self.caches.iter().filter(|claim| claim.memory.is_none());
+        let weights: f64 = claims().map(|claim| claim.weight).sum();
         let grant = |claim: &CacheClaim| {
-            let bytes = (left as f64 * self.memory.cache_share() * claim.weight / weights) as u64;
-            let replicas = u64::from(claim.replicas.max(1));
-            let Some(blocks) = claim.blocks(bytes) else {
-                let needed = claim.bytes_of_one().saturating_mul(replicas);
-                return Err(MemoryError::CacheTooLarge {
-                    device: self.device.clone(),
-                    stage: claim.stage.clone(),
-                    tokens: claim.max_model_len,
-                    needed: Bytes(needed),
-                    left: Bytes(bytes),
-                    account: format!("{}; {}", self.memory, self.entry_list()),
-                });
-            };
-            let bytes = blocks as u64 * claim.bytes_per_block * replicas;
+            let fixed = claim.fixed();
+            let bytes = fixed.unwrap_or((shared as f64 * claim.weight / weights) as u64);
+            let blocks = claim.blocks(bytes).ok_or_else(|| self.cache_too_large(claim, bytes))?;
+            // What somebody asked for is given whole: what sequences do not need keeps prefixes.
+            let said = fixed.or(self.cache_memory).is_some();
+            let blocks = if said { blocks } else { blocks.min(claim.most_blocks()) };
+            let bytes = blocks as u64 * claim.bytes_per_block * u64::from(claim.replicas.max(1));
             Ok(CacheGrant { stage: claim.stage.clone(), blocks, bytes })
         };
         self.caches.iter().map(grant).collect()
+    }
+
+    /// What those caches get together of which it was not said how much each gets.
+    fn shared_among_caches(&self, left: u64) -> Result<u64, MemoryError> {
+        let fixed = self.caches.iter().filter_map(CacheClaim::fixed).fold(0, u64::saturating_add);
+        let asked = self.cache_memory.unwrap_or(0).max(fixed);
+        if asked > left {
+            return Err(MemoryError::CachesTooLarge {
+                device: self.device.clone(),
+                asked: Bytes(asked),
+                left: Bytes(left),
+                account: format!("{}; {}", self.memory, self.entry_list()),
+            });
+        }
+        Ok(match self.cache_memory {
+            Some(bytes) => bytes.saturating_sub(fixed),
+            None => ((left - fixed) as f64 * self.memory.cache_share()) as u64,
+        })
+    }
+
+    fn cache_too_large(&self, claim: &CacheClaim, left: u64) -> MemoryError {
+        let replicas = u64::from(claim.replicas.max(1));
+        let needed = claim.bytes_of_one().saturating_mul(replicas);
+        let or_more = match (claim.memory, self.cache_memory) {
+            (Some(_), _) => " or more kv_cache_memory_bytes",
+            (None, Some(_)) => " or more --kv-cache-memory",
+            (None, None) => "",
+        };
+        MemoryError::CacheTooLarge {
+            device: self.device.clone(),
+            stage: claim.stage.clone(),
+            tokens: claim.max_model_len,
+            needed: Bytes(needed),
+            left: Bytes(left),
+            account: format!("{}; {}", self.memory, self.entry_list()),
+            or_more,
+        }
     }
 
     /// The account in a line for the log.
@@ -219,6 +290,7 @@ mod tests {
             max_num_seqs: 4,
             replicas: 1,
             weight,
+            memory: None,
         }
     }
 
@@ -265,6 +337,28 @@ mod tests {
         let grants = ledger.settle().unwrap();
         assert_eq!((grants[0].blocks, grants[0].bytes), (25, 50 * MIB));
         assert_eq!((grants[1].blocks, grants[1].bytes), (20, 20 * MIB));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_given_whole_or_not_at_all() {
+        let settle = |mebibytes, thinker: Option<u64>| {
+            let mut ledger = gpu(200);
+            ledger.claim("thinker weights", 50 * MIB);
+            ledger.give_caches(mebibytes * MIB);
+            let memory = thinker.map(|mebibytes| mebibytes * MIB);
+            ledger.claim_cache(CacheClaim { memory, replicas: 2, ..claim("thinker", 5.0) });
+            ledger.claim_cache(claim("talker", 2.0));
+            ledger.settle().map(|grants| [grants[0].blocks, grants[1].blocks])
+        };
+        assert_eq!(settle(140, None), Ok([50, 40]), "40 are all that four sequences need");
+        assert_eq!(settle(140, Some(60)), Ok([60, 20]));
+        let complaint = |result: Result<_, MemoryError>| result.unwrap_err().to_string();
+        let line = complaint(settle(151, None));
+        assert!(line.contains("KV caches of 151.0 MiB are asked for, and 150.0 MiB are left"), "{line}");
+        let line = complaint(settle(30, None));
+        assert!(line.contains("or more --kv-cache-memory"), "{line}");
+        let line = complaint(settle(140, Some(9)));
+        assert!(line.contains("thinker's") && line.contains("or more kv_cache_memory_bytes"), "{line}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A [`Stage`] is driven by one worker thread. The worker hands it requests and chunks, asks it to plan a step,
 //! launches the step and collects what came out. Nothing here knows of actors, HTTP or the Prometheus registry.
 
+pub mod checkpoint_pipeline;
 pub mod code2wav;
 pub mod custom;
 pub mod device_memory;
@@ -16,10 +17,12 @@ pub mod pipeline;
 pub mod qwen3_omni;
 pub mod request;
 pub mod sampling_defaults;
+pub mod served_model;
 pub mod size;
 pub mod stage;
 pub mod statistics_options;
 pub mod talker;
+pub mod text_generation;
 pub mod trial;
 
 pub use custom::{CustomStage, NoSettings, PlacementError, Registry, RegistryError, StageContext};
@@ -31,6 +34,7 @@ pub use output::{
 };
 pub use pipeline::{Pipeline, StageSpec, WiringError};
 pub use request::{Cancellation, Message, Modality, Prompt, StageInput, StageRequest};
+pub use served_model::ServedModel;
 pub use size::StageSize;
 pub use stage::{Poll, Readiness, Stage, StageFactory, Ticket};
 pub use statistics_options::{EngineStatisticsOptions, StatisticsOptions};

@@ -1,6 +1,6 @@
 //! What is counted, as far as it can be chosen.
 
-use crate::models::qwen3::DecoderWork;
+use crate::models::qwen3::DecodeTraffic;
 
 /// What the stages of a server count.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -21,12 +21,12 @@ pub struct EngineStatisticsOptions {
     /// Which share of the blocks of its KV cache is watched; none with `None`.
     pub kv_block_share: Option<f64>,
     /// What its work depends on, if that is estimated.
-    pub work: Option<DecoderWork>,
+    pub work: Option<DecodeTraffic>,
 }
 
 impl StatisticsOptions {
     /// The same for an engine with this decoder.
-    pub fn of_engine(self, work: impl FnOnce() -> DecoderWork) -> EngineStatisticsOptions {
+    pub fn of_engine(self, work: impl FnOnce() -> DecodeTraffic) -> EngineStatisticsOptions {
         EngineStatisticsOptions {
             kept: self.kept,
             kv_block_share: self.kv_block_share.filter(|_| self.kept),

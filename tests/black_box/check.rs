@@ -30,6 +30,12 @@ fn report(output: &Output) -> Value {
     result["report"].clone()
 }
 
+/// A table must have a row of this name with this in it.
+pub(crate) fn assert_row(table: &str, name: &str, value: &str) {
+    let found = table.lines().any(|line| line.starts_with(name) && line.contains(value));
+    assert!(found, "no {name} with {value:?} in\n{table}");
+}
+
 /// Sizes of the stages of a checkpoint must be those of its file.
 fn assert_sized(report: &Value, weight_bytes: usize) {
     let stages = report["stages"].as_array().expect("stages");
@@ -81,8 +87,7 @@ fn a_checkpoint_is_described_in_lines() {
         ("text", "tokens in "),
         ("audio", "s of sound in "),
     ] {
-        let found = text.lines().any(|line| line.starts_with(name) && line.contains(value));
-        assert!(found, "no {name} with {value:?} in\n{text}");
+        assert_row(&text, name, value);
     }
 }
 

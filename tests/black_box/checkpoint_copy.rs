@@ -18,6 +18,7 @@ pub(crate) fn original() -> PathBuf {
 }
 
 /// A tensor as it stands in a file.
+#[derive(Clone)]
 pub(crate) struct StoredTensor {
     /// Extents, outermost first.
     pub(crate) shape: Vec<usize>,
@@ -25,6 +26,20 @@ pub(crate) struct StoredTensor {
     dtype: Dtype,
     /// Its elements.
     bytes: Vec<u8>,
+}
+
+impl StoredTensor {
+    /// f32 values between -0.1 and 0.1 that look random, the same for the same seed.
+    pub(crate) fn random(shape: &[usize], seed: u64) -> Self {
+        let mut state = seed;
+        let mut value = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.2
+        };
+        let values = (0..shape.iter().product()).map(|_| value());
+        let bytes = values.flat_map(f32::to_le_bytes).collect();
+        Self { shape: shape.to_vec(), dtype: Dtype::F32, bytes }
+    }
 }
 
 /// A copy in a directory of its own, which is removed with it.

@@ -78,6 +78,21 @@ fn the_examples_family_stands_on_the_page_with_its_label() {
 }
 
 #[test]
+fn the_root_of_a_pipeline_without_a_model_is_where_its_deployment_stands() {
+    let file = DeployFile::new(
+        "pipeline: custom\nstages:\n- {stage_id: 0, custom_stage: words}\n\
+         - {stage_id: 1, custom_stage: list, settings: {first: 1}}\n",
+    );
+    for (arguments, root) in
+        [(&[][..], "the program's deployment"), (&["--deploy-config", file.path()], file.path())]
+    {
+        let server = ServerProcess::start_example("custom_pipeline", arguments);
+        let models = client::get(server.address, "/v1/models").json();
+        assert_eq!(models["data"][0]["root"], root, "{models}");
+    }
+}
+
+#[test]
 fn without_statistics_the_family_is_not_there() {
     let server = ServerProcess::start_example("custom_stage", &[]);
     whole(server.address, &spoken_question("hello"));

@@ -39,7 +39,7 @@ impl DeployFile {
 }
 
 /// What `omni-actors config show …` prints.
-fn shown(arguments: &[&str]) -> String {
+pub(crate) fn shown(arguments: &[&str]) -> String {
     let program = Command::new(env!("CARGO_BIN_EXE_omni-actors"))
         .args(["config", "show"])
         .args(arguments)

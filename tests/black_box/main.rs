@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says so when it fails")]
 
+mod bench;
 mod check;
 mod checkpoint_copy;
 mod client;
@@ -24,3 +25,5 @@ mod server;
 mod shutdown;
 mod speech;
 mod startup;
+mod text_models;
+mod tiny_cache;

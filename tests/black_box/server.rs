@@ -36,6 +36,15 @@ pub(crate) fn example(name: &str) -> PathBuf {
         if profile.ends_with("release") {
             cargo.arg("--release");
         }
+        // What cargo says of this package to its tests. Build scripts of dependencies take it for a change, and all
+        // that stands on them, this crate too, would be built again.
+        let of_package = |name: &OsStr| {
+            let name = name.to_string_lossy();
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        };
+        std::env::vars_os().filter(|(name, _)| of_package(name)).for_each(|(name, _)| {
+            cargo.env_remove(name);
+        });
         assert!(cargo.status().expect("cargo can be run").success(), "the examples are built");
         profile.join("examples")
     });

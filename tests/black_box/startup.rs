@@ -67,7 +67,10 @@ fn a_config_without_a_field_names_the_field() {
 fn an_unknown_model_type_is_named() {
     let checkpoint = CheckpointCopy::new();
     checkpoint.write("config.json", r#"{"model_type": "perceptron"}"#);
-    assert_refused(&checkpoint, &["perceptron", "qwen3_omni_moe"]);
+    assert_refused(
+        &checkpoint,
+        &["\"perceptron\" is not served", "served are qwen3_omni_moe, qwen3, qwen3_moe"],
+    );
 }
 
 #[test]

@@ -56,6 +56,14 @@ pub enum Fault {
         /// The first id that is not there.
         missing: u16,
     },
+    /// The pipeline is that of another type of model.
+    #[error("pipeline {named} is not for this model, whose model_type is {model}")]
+    OtherPipeline {
+        /// The pipeline that is named.
+        named: &'static str,
+        /// What the model is.
+        model: String,
+    },
     /// A stage of the pipeline is not in the list.
     #[error("stage {name} of pipeline {pipeline} is missing; every stage must stand in the list")]
     MissingModelStage {

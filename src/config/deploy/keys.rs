@@ -20,6 +20,8 @@ pub struct KeySet {
     pub inert: &'static [Key],
 }
 
+/// Bytes of a replica's KV cache, or of all of them.
+pub(super) const CACHE_MEMORY_KEY: &str = "kv_cache_memory_bytes";
 /// Whether requests share what is cached of their prompts.
 pub(super) const PREFIX_CACHING_KEY: &str = "enable_prefix_caching";
 
@@ -29,8 +31,8 @@ pub const TOP: KeySet = KeySet {
     active: &[
         (
             "pipeline",
-            "`qwen3_omni_moe`, `qwen3_omni_moe_thinker_only` (text alone), or `custom` (custom stages alone, no model); \
-             without it, what the model is.",
+            "`qwen3_omni_moe`, `qwen3_omni_moe_thinker_only` (text alone), `qwen3`, `qwen3_moe`, or `custom` (custom stages \
+             alone, no model); without it, what the model is.",
         ),
         (
             "base_config",
@@ -41,7 +43,14 @@ pub const TOP: KeySet = KeySet {
             "Whether a stage begins with the first chunk of the one before (`true`) or when that one is done (`false`).",
         ),
         ("dtype", "Type of weights and activations: `auto`, `float32` or `bfloat16`."),
-        (PREFIX_CACHING_KEY, "The same for every stage whose entry does not say."),
+        (
+            CACHE_MEMORY_KEY,
+            "Bytes of all KV caches of a device together; by default a share of what is free.",
+        ),
+        (
+            PREFIX_CACHING_KEY,
+            "Whether requests share cached prefixes, in every stage whose entry does not say.",
+        ),
         ("connectors", "Named connectors; see below."),
         ("edges", "Edges as `{from, to}`, checked against the pipeline: stages stand in a row."),
         (
@@ -50,7 +59,7 @@ pub const TOP: KeySet = KeySet {
         ),
         (
             "platforms",
-            "What is laid over the rest on one kind of device: `cuda` when the thinker runs on a GPU.",
+            "What is laid over the rest on one kind of device: `cuda` when the language model runs on a GPU.",
         ),
     ],
     inert: inert::TOP,
@@ -68,8 +77,8 @@ pub const STAGE: KeySet = KeySet {
         ("settings", "Values for a custom stage, handed to it as they are."),
         (
             "devices",
-            "`cpu`, `cuda` or `cuda:N`; GPU indices (`\"0\"`) stand for the GPU of a server that runs on one. The thinker alone \
-             can run there.",
+            "`cpu`, `cuda` or `cuda:N`; GPU indices (`\"0\"`) stand for the GPU of a server that runs on one. The language model \
+             (the thinker, or a plain text model) alone can run there.",
         ),
         ("num_replicas", "Replicas of the stage, 1 to 64."),
         ("max_num_seqs", "Sequences that an engine works on at the same time."),
@@ -78,8 +87,12 @@ pub const STAGE: KeySet = KeySet {
             "Tokens that an engine computes in one step; no more than its sequences can have are planned for.",
         ),
         (
+            CACHE_MEMORY_KEY,
+            "Bytes of the KV cache of each replica of an engine; by default a share of what is free.",
+        ),
+        (
             PREFIX_CACHING_KEY,
-            "Whether requests share what is cached of their common prefixes (default: `true`); for the thinker.",
+            "Whether requests share what is cached of their common prefixes (default: `true`); for the language model.",
         ),
         ("max_model_len", "The most tokens of a sequence, at most what the model was made for."),
         ("default_sampling_params", "How an engine samples unless a request says otherwise; see below."),
@@ -174,7 +187,7 @@ pub const SUBTALKER: KeySet = KeySet {
 /// In `platforms`.
 pub const PLATFORMS: KeySet = KeySet {
     name: "`platforms`",
-    active: &[("cuda", "Laid over the file when the thinker runs on a GPU: `{stages: [...]}`.")],
+    active: &[("cuda", "Laid over the file when the language model runs on a GPU: `{stages: [...]}`.")],
     inert: inert::PLATFORMS,
 };
 

@@ -24,7 +24,7 @@ pub struct Layer {
     pub(super) list: Option<Source>,
     /// Stages by id.
     pub(super) stages: Stages,
-    /// What is laid over the stages when the thinker runs on a GPU.
+    /// What is laid over the stages when the language model runs on a GPU.
     pub(super) cuda: Stages,
 }
 

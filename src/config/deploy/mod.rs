@@ -38,22 +38,24 @@ pub const MOST_REPLICAS: u16 = 64;
 /// The deployment of a pipeline.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deploy {
-    /// Which pipeline it is, such as `qwen3_omni_moe`, or [`CUSTOM_PIPELINE`].
+    /// Which pipeline it is, such as `qwen3_omni_moe` or `qwen3`, or [`CUSTOM_PIPELINE`].
     pub pipeline: String,
     /// Type of weights and activations.
     pub dtype: Dtype,
     /// Whether chunks go on as they are made, where no stage says otherwise.
     pub async_chunk: bool,
+    /// Bytes of all KV caches of a device together, if this is said.
+    pub kv_cache_memory: Option<u64>,
     /// Its stages in the order in which a request visits them. The place of a stage is its `stage_id`.
     pub stages: Vec<StageDeploy>,
-    /// Where `pipeline`, `dtype` and `async_chunk` came from.
+    /// Where the values above came from.
     pub sources: Sources,
 }
 
 /// The deployment of one stage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageDeploy {
-    /// What it is called: `thinker`, `talker`, `code2wav`, or the name of a custom stage.
+    /// What it is called: `thinker`, `talker`, `code2wav`, `llm`, or the name of a custom stage.
     pub name: String,
     /// What it does.
     pub kind: StageKind,
@@ -63,6 +65,8 @@ pub struct StageDeploy {
     pub num_replicas: u16,
     /// Bounds of its steps, if it is an engine: `max_num_seqs` and `max_num_batched_tokens`.
     pub scheduler: SchedulerConfig,
+    /// Bytes of the KV cache of each replica, if it is an engine and this is said.
+    pub kv_cache_memory: Option<u64>,
     /// Whether its requests share what is cached of their common prefixes, if it reads prompts.
     pub prefix_caching: bool,
     /// The most tokens of a sequence, if it is an engine and this is known.
@@ -81,8 +85,8 @@ pub struct StageDeploy {
 /// What a stage does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StageKind {
-    /// An engine of the model's that writes text.
-    Thinker,
+    /// An engine of the model's that reads the prompt and writes text: a thinker, or a plain text model.
+    Llm,
     /// An engine of the model's that writes codec frames.
     Talker,
     /// Makes sound of codec frames.
@@ -121,18 +125,18 @@ pub struct CodecChunks {
 impl StageKind {
     /// Whether it generates tokens, and so schedules, caches and samples.
     pub fn is_engine(&self) -> bool {
-        matches!(self, Self::Thinker | Self::Talker)
+        matches!(self, Self::Llm | Self::Talker)
     }
 
     /// Whether it is an engine that is given prompts, of which several may begin alike. A talker's input is made of words
     /// and of its own frames.
     pub fn reads_prompts(&self) -> bool {
-        matches!(self, Self::Thinker)
+        matches!(self, Self::Llm)
     }
 
     /// Whether it can run on a GPU.
     pub fn runs_on_gpu(&self) -> bool {
-        matches!(self, Self::Thinker)
+        matches!(self, Self::Llm)
     }
 }
 
@@ -146,6 +150,7 @@ impl StageDeploy {
             device: Placement::Cpu,
             num_replicas: 1,
             scheduler: SchedulerConfig { max_num_batched_tokens: 512, max_num_seqs: 64 },
+            kv_cache_memory: None,
             prefix_caching: true,
             max_model_len: None,
             sampling: SamplingParams::default(),
@@ -165,7 +170,8 @@ impl Deploy {
     /// A pipeline with built-in values, of these stages.
     pub fn new(pipeline: &str, stages: Vec<StageDeploy>) -> Self {
         let sources = Sources::default();
-        Self { pipeline: pipeline.to_owned(), dtype: Dtype::Auto, async_chunk: true, stages, sources }
+        let (dtype, kv_cache_memory) = (Dtype::Auto, None);
+        Self { pipeline: pipeline.to_owned(), dtype, async_chunk: true, kv_cache_memory, stages, sources }
     }
 
     /// The stage of the model that does this, if there is one.

@@ -109,8 +109,9 @@ pub(super) fn place(
             format!("{}: GPU indices have no effect for what speaks: it runs on the CPU", entry.source)
         }),
         Devices::Indices(gpus) if gpus.iter().any(|gpu| Placement::Cuda(*gpu) != on_gpu) => {
+            let name = &stage.name;
             notes.once("another GPU", || {
-                format!("{}: the thinker runs on one GPU, {on_gpu}; --device cuda:N chooses it", entry.source)
+                format!("{}: the {name} runs on one GPU, {on_gpu}; --device cuda:N chooses it", entry.source)
             });
         }
         Devices::Cpu if wins => {

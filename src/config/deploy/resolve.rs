@@ -1,8 +1,8 @@
 //! From layers to a deployment.
 
 use super::edges::{check_listed, check_peers, connect, decide_async_chunk};
-use super::error::DeployError;
-use super::keys::{PREFIX_CACHING_KEY, SAMPLING, SUBTALKER};
+use super::error::{DeployError, Fault};
+use super::keys::{CACHE_MEMORY_KEY, PREFIX_CACHING_KEY, SAMPLING, SUBTALKER};
 use super::layer::{Layer, merge_stages};
 use super::notes::Notes;
 use super::placement::{ServerDevice, asked_gpu, place};
@@ -22,11 +22,35 @@ const MOST_TOKENS: u32 = 1 << 24;
 const LONG_STEP: usize = 4096;
 
 /// The pipelines that a file may name.
-const PIPELINES: [(&str, PipelineChoice); 3] = [
-    ("qwen3_omni_moe", PipelineChoice::Model),
-    ("qwen3_omni_moe_thinker_only", PipelineChoice::ThinkerOnly),
-    (CUSTOM_PIPELINE, PipelineChoice::Custom),
+const PIPELINES: [NamedPipeline; 5] = [
+    NamedPipeline::of_model("qwen3_omni_moe"),
+    NamedPipeline {
+        name: "qwen3_omni_moe_thinker_only",
+        of: "qwen3_omni_moe",
+        choice: PipelineChoice::ThinkerOnly,
+    },
+    NamedPipeline::of_model("qwen3"),
+    NamedPipeline::of_model("qwen3_moe"),
+    NamedPipeline { name: CUSTOM_PIPELINE, of: CUSTOM_PIPELINE, choice: PipelineChoice::Custom },
 ];
+
+/// A pipeline that a file may name.
+#[derive(Clone, Copy)]
+struct NamedPipeline {
+    /// Its name.
+    name: &'static str,
+    /// The built-in pipeline that it is made from: the model's type, or [`CUSTOM_PIPELINE`].
+    of: &'static str,
+    /// What it takes of that.
+    choice: PipelineChoice,
+}
+
+impl NamedPipeline {
+    /// All stages of a type of model.
+    const fn of_model(model_type: &'static str) -> Self {
+        Self { name: model_type, of: model_type, choice: PipelineChoice::Model }
+    }
+}
 
 /// Which pipeline is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +70,8 @@ pub struct DeployOptions {
     pub num_replicas: Option<u16>,
     /// `--max-model-len`: of the stage that reads the prompt.
     pub max_model_len: Option<usize>,
+    /// `--kv-cache-memory`, in bytes.
+    pub kv_cache_memory: Option<u64>,
     /// `--enable-prefix-caching` and its opposite.
     pub prefix_caching: Option<bool>,
     /// `--connector`: of every edge.
@@ -72,10 +98,10 @@ impl DeployLayers {
     ///
     /// A pipeline that nobody knows.
     pub fn pipeline(&self) -> Result<PipelineChoice, DeployError> {
-        let Some(entry) = self.file.top.get("pipeline") else { return Ok(PipelineChoice::Model) };
-        let name = entry.text()?;
-        let known = PIPELINES.iter().find(|(known, _)| *known == name);
-        Ok(known.ok_or_else(|| entry.expected(one_of(&PIPELINES.map(|(name, _)| name))))?.1)
+        match self.file.top.get("pipeline") {
+            Some(entry) => Ok(named_pipeline(entry)?.choice),
+            None => Ok(PipelineChoice::Model),
+        }
     }
 
     /// The GPU that the overrides or the file ask for by `devices: cuda:N`, and where they do. With `asked`, which says that `--device` was
@@ -123,13 +149,24 @@ pub fn resolve(
     Ok(deploy)
 }
 
+fn named_pipeline(entry: &Entry) -> Result<NamedPipeline, DeployError> {
+    let name = entry.text()?;
+    let known = PIPELINES.into_iter().find(|known| known.name == name);
+    Ok(known.ok_or_else(|| entry.expected(one_of(&PIPELINES.map(|known| known.name))))?)
+}
+
 fn one_of(names: &[&str]) -> String {
     format!("one of {}", names.join(", "))
 }
 
 fn apply_top(deploy: &mut Deploy, top: &Mapping) -> Result<(), DeployError> {
     if let Some(entry) = top.get("pipeline") {
-        deploy.pipeline = entry.text()?.to_owned();
+        let named = named_pipeline(entry)?;
+        if named.of != deploy.pipeline {
+            let fault = Fault::OtherPipeline { named: named.name, model: deploy.pipeline.clone() };
+            return Err(fault.at(&entry.source));
+        }
+        deploy.pipeline = named.name.to_owned();
         deploy.sources.note("pipeline", entry.source.clone());
     }
     if let Some(entry) = top.get("async_chunk") {
@@ -144,6 +181,10 @@ fn apply_top(deploy: &mut Deploy, top: &Mapping) -> Result<(), DeployError> {
             _ => return Err(entry.expected(one_of(&["auto", "float32", "bfloat16"])).into()),
         };
         deploy.sources.note("dtype", entry.source.clone());
+    }
+    if let Some(entry) = top.get(CACHE_MEMORY_KEY) {
+        deploy.kv_cache_memory = Some(cache_memory(entry)?);
+        deploy.sources.note(CACHE_MEMORY_KEY, entry.source.clone());
     }
     if let Some(entry) = top.get(PREFIX_CACHING_KEY) {
         let prefix_caching = entry.boolean()?;
@@ -174,6 +215,10 @@ fn apply_stage(
                 stage.scheduler.max_num_batched_tokens = entry.count(1..=MOST_TOKENS)? as usize;
                 taken = engine;
             }
+            CACHE_MEMORY_KEY => {
+                stage.kv_cache_memory = Some(cache_memory(entry)?);
+                taken = stage.kind.is_engine();
+            }
             PREFIX_CACHING_KEY => {
                 stage.prefix_caching = entry.boolean()?;
                 taken = stage.kind.reads_prompts();
@@ -192,7 +237,7 @@ fn apply_stage(
                 apply_sampling(&mut stage.sampling, mapping, &mut stage.sources)?;
             }
             SUBTALKER_KEY => {
-                taken = stage.kind != StageKind::Thinker && engine;
+                taken = stage.kind != StageKind::Llm && engine;
                 let mapping = checked(entry, &SUBTALKER, notes)?;
                 apply_subtalker(&mut stage.sampling, mapping, &mut stage.sources)?;
             }
@@ -208,6 +253,12 @@ fn apply_stage(
         }
     }
     Ok(())
+}
+
+/// Bytes for KV caches.
+fn cache_memory(entry: &Entry) -> Result<u64, DeployError> {
+    let bytes = entry.integer(1..=i128::from(u64::MAX))?;
+    Ok(u64::try_from(bytes).map_err(|_| entry.expected("a number of bytes"))?)
 }
 
 /// The keys of an inner mapping, all of them known.
@@ -228,6 +279,10 @@ fn apply_options(deploy: &mut Deploy, options: DeployOptions) {
     if let Some(dtype) = options.dtype {
         deploy.dtype = dtype;
         deploy.sources.note("dtype", Source::Option("--dtype"));
+    }
+    if let Some(bytes) = options.kv_cache_memory {
+        deploy.kv_cache_memory = Some(bytes);
+        deploy.sources.note(CACHE_MEMORY_KEY, Source::Option("--kv-cache-memory"));
     }
     for (id, stage) in deploy.stages.iter_mut().enumerate() {
         if let Some(replicas) = options.num_replicas

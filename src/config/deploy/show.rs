@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Write};
 
 use super::edges::{CLASSES, codec_keys};
-use super::keys::PREFIX_CACHING_KEY;
+use super::keys::{CACHE_MEMORY_KEY, PREFIX_CACHING_KEY};
 use super::{Deploy, StageDeploy, StageKind};
 use crate::config::{Source, Sources};
 use crate::engine::SamplingParams;
@@ -22,6 +22,9 @@ impl Deploy {
         page.value(0, "pipeline", quoted(&self.pipeline), self.sources.of("pipeline"))?;
         page.value(0, "dtype", dtype_name(self.dtype), self.sources.of("dtype"))?;
         page.value(0, "async_chunk", self.async_chunk, self.sources.of("async_chunk"))?;
+        if let Some(bytes) = self.kv_cache_memory {
+            page.value(0, CACHE_MEMORY_KEY, bytes, self.sources.of(CACHE_MEMORY_KEY))?;
+        }
         let edges = || (0..).zip(&self.stages).skip(1).map(|(to, stage)| (edge_name(to), stage));
         if self.stages.len() > 1 {
             page.head(0, "connectors")?;
@@ -75,6 +78,9 @@ fn write_stage(page: &mut Page, id: u16, stage: &StageDeploy) -> fmt::Result {
         page.value(2, "max_num_seqs", bounds.max_num_seqs, from("max_num_seqs"))?;
         let tokens = bounds.max_num_batched_tokens;
         page.value(2, "max_num_batched_tokens", tokens, from("max_num_batched_tokens"))?;
+        if let Some(bytes) = stage.kv_cache_memory {
+            page.value(2, CACHE_MEMORY_KEY, bytes, from(CACHE_MEMORY_KEY))?;
+        }
         if stage.kind.reads_prompts() {
             page.value(2, PREFIX_CACHING_KEY, stage.prefix_caching, from(PREFIX_CACHING_KEY))?;
         }

@@ -9,7 +9,7 @@ use crate::config::Source;
 /// A model of three stages.
 fn model() -> Deploy {
     let stages =
-        [("thinker", StageKind::Thinker), ("talker", StageKind::Talker), ("code2wav", StageKind::Vocoder)];
+        [("thinker", StageKind::Llm), ("talker", StageKind::Talker), ("code2wav", StageKind::Vocoder)];
     Deploy::new("qwen3_omni_moe", stages.map(|(name, kind)| StageDeploy::new(name, kind)).into())
 }
 

@@ -33,6 +33,15 @@ pub struct TextConfig {
     pub rope_scaling: Option<RopeParameters>,
     /// Both of the above, in files of transformers 5.
     pub rope_parameters: Option<RopeParameters>,
+    /// Whether some layers see a window of tokens alone.
+    #[serde(default)]
+    pub use_sliding_window: bool,
+    /// The tokens of that window; none where there is none.
+    pub sliding_window: Option<usize>,
+    /// The first layer with a window; all have one where the file does not say.
+    pub max_window_layers: Option<usize>,
+    /// What each layer sees, in files of transformers 5: `full_attention` or `sliding_attention`.
+    pub layer_types: Option<Vec<String>>,
     /// The activation of the feed-forward network.
     #[serde(default = "silu")]
     pub hidden_act: String,
@@ -165,6 +174,7 @@ impl TextConfig {
         if self.attention_bias {
             return Err(wrong("attention_bias", "is true, which is not supported".to_owned()));
         }
+        self.check_windows(&wrong)?;
         let layers = (0..self.num_hidden_layers)
             .map(|layer| self.feed_forward(layer, &wrong))
             .collect::<Result<Vec<_>, _>>()?;
@@ -179,16 +189,35 @@ impl TextConfig {
         })
     }
 
+    /// Refuses layers that do not see every token before them.
+    fn check_windows(&self, wrong: &impl Fn(&str, String) -> LoadError) -> Result<(), LoadError> {
+        if let Some(types) = &self.layer_types {
+            return match types.iter().find(|kind| *kind != "full_attention") {
+                Some(kind) => Err(wrong("layer_types", format!("has {kind}; full_attention is supported"))),
+                None => Ok(()),
+            };
+        }
+        let first = self.max_window_layers.unwrap_or(0);
+        match self.sliding_window {
+            Some(window) if self.use_sliding_window && first < self.num_hidden_layers => {
+                Err(wrong("sliding_window", format!("is {window}, which is not supported")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The rotary embedding, from whichever of the two spellings the file has.
     fn rotary(
         &self,
         head_dim: usize,
         wrong: &impl Fn(&str, String) -> LoadError,
     ) -> Result<RotarySpec, LoadError> {
-        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
+        let newer = self.rope_parameters.as_ref().map(|rope| ("rope_parameters", rope));
+        let found = newer.or(self.rope_scaling.as_ref().map(|rope| ("rope_scaling", rope)));
+        let (key, rope) = found.map_or(("", None), |(key, rope)| (key, Some(rope)));
         let kind = rope.and_then(|rope| rope.rope_type.as_ref().or(rope.older_rope_type.as_ref()));
         if let Some(kind) = kind.filter(|kind| *kind != "default" && *kind != "mrope") {
-            return Err(wrong("rope_type", format!("is {kind}; default is supported")));
+            return Err(wrong(&format!("{key}.rope_type"), format!("is {kind}; default is supported")));
         }
         let theta = rope
             .and_then(|rope| rope.rope_theta)
@@ -201,7 +230,7 @@ impl TextConfig {
         let pairs: usize = sections.iter().sum();
         if pairs != 0 && pairs != head_dim / 2 {
             return Err(wrong(
-                "mrope_section",
+                &format!("{key}.mrope_section"),
                 format!("is {sections:?}, whose sum is not half of head_dim {head_dim}"),
             ));
         }
@@ -298,6 +327,18 @@ mod tests {
     }
 
     #[test]
+    fn a_window_is_refused_where_a_layer_has_it() {
+        let mut windowed = with("sliding_window", json!(16));
+        assert!(decoder(windowed.clone()).is_ok(), "it is not in use");
+        windowed["use_sliding_window"] = json!(true);
+        windowed["max_window_layers"] = json!(4);
+        assert!(decoder(windowed.clone()).is_ok(), "no layer has it");
+        windowed["max_window_layers"] = json!(3);
+        let error = decoder(windowed).unwrap_err().to_string();
+        assert_eq!(error, "config.json: text_config.sliding_window is 16, which is not supported");
+    }
+
+    #[test]
     fn contradictions_name_file_and_field() {
         for (field, value, part) in [
             ("num_key_value_heads", json!(3), "does not divide"),
@@ -309,6 +350,13 @@ mod tests {
             ("vocab_size", json!(0), "is 0"),
             ("rope_theta", json!(null), "missing"),
             ("decoder_sparse_step", json!(0), "is 0"),
+            (
+                "layer_types",
+                json!(["full_attention", "sliding_attention"]),
+                "layer_types has sliding_attention",
+            ),
+            ("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), "rope_scaling.rope_type is yarn"),
+            ("rope_parameters", json!({"rope_type": "yarn"}), "rope_parameters.rope_type is yarn"),
         ] {
             let error = decoder(with(field, value)).unwrap_err().to_string();
             assert!(error.starts_with("config.json: text_config.") && error.contains(part), "{error}");

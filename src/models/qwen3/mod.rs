@@ -14,6 +14,7 @@ mod size;
 pub mod taps;
 #[cfg(test)]
 mod tests;
+pub mod text_model;
 pub mod work;
 mod workspace;
 
@@ -21,7 +22,9 @@ pub use config::{DecoderConfig, FeedForwardConfig, TextConfig};
 pub use decoder::Decoder;
 pub use embedded::EmbeddedDecoder;
 pub use language_model::{LanguageModel, Names};
+pub use size::DecodeTraffic;
 pub use taps::{TapPoint, Taps};
-pub use work::{DecoderWork, StepShape, Work};
+pub use text_model::{TEXT_MODEL_NAMES, TextModelConfig};
+pub use work::{StepShape, Work};
 pub(crate) use workspace::Loader;
 pub use workspace::Workspace;

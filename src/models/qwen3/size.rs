@@ -2,10 +2,30 @@
 
 use super::config::{DecoderConfig, FeedForwardConfig};
 
+/// What the decode steps of a loaded model read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecodeTraffic {
+    /// The model.
+    pub config: DecoderConfig,
+    /// Bytes of a weight, on average.
+    pub bytes_per_weight: f64,
+    /// Bytes of a token's keys and values, over all layers.
+    pub cache_bytes_per_token: f64,
+}
+
+impl DecodeTraffic {
+    /// Bytes that a step must read which decodes a token of each of so many sequences: the weights once, and the keys and
+    /// values of the `context` tokens that each sees. Sequences may be an average.
+    pub fn bytes(&self, sequences: f64, context: f64) -> f64 {
+        self.bytes_per_weight * self.config.weights_read(sequences)
+            + sequences * context * self.cache_bytes_per_token
+    }
+}
+
 impl DecoderConfig {
     /// The weights that a step of `rows` rows reads, all of which want logits: every matrix but the embedding table, of
     /// the experts as many as are chosen on average when rows choose evenly and independently.
-    pub fn weights_read(&self, rows: usize) -> f64 {
+    pub fn weights_read(&self, rows: f64) -> f64 {
         let layers = self.layers.iter().map(|layer| layer.weights_read(self.hidden_size, rows));
         let attention = (self.layers.len() * self.attention_weights()) as f64;
         attention + layers.sum::<f64>() + self.head_weights() as f64
@@ -28,13 +48,13 @@ impl DecoderConfig {
 }
 
 impl FeedForwardConfig {
-    fn weights_read(&self, hidden: usize, rows: usize) -> f64 {
+    fn weights_read(&self, hidden: usize, rows: f64) -> f64 {
         match self {
             Self::Dense { .. } => self.weights_per_row(hidden) as f64,
             Self::Sparse { route, width, shared } => {
                 let (experts, top_k) = (route.experts as f64, route.top_k as f64);
                 // An expert is left out by all rows with this probability.
-                let idle = (1.0 - top_k / experts).powf(rows as f64);
+                let idle = (1.0 - top_k / experts).powf(rows);
                 let chosen = experts * (1.0 - idle) * gated(hidden, *width) as f64;
                 chosen + router_and_shared(hidden, route.experts, *shared) as f64
             }
@@ -103,7 +123,7 @@ mod tests {
         ] {
             let config = config(layers);
             let norms = (1 + 2 * config.layers.len()) * 16 + 2 * config.layers.len() * 8;
-            let due = 2.0 * config.weights_read(1000) + (2 * 50 * 16 + 4 * norms) as f64;
+            let due = 2.0 * config.weights_read(1000.0) + (2 * 50 * 16 + 4 * norms) as f64;
             assert!((due - loaded(&config) as f64).abs() < 1e-3, "{due} {}", loaded(&config));
         }
     }
@@ -113,8 +133,17 @@ mod tests {
         for layer in [sparse(None), sparse(Some(10)), FeedForwardConfig::Dense { width: 5 }] {
             let config = config(vec![layer]);
             let due = config.weights_per_row() + config.head_weights();
-            assert!((config.weights_read(1) - due as f64).abs() < 1e-9);
+            assert!((config.weights_read(1.0) - due as f64).abs() < 1e-9);
         }
+    }
+
+    #[test]
+    fn a_step_reads_weights_once_and_the_context_of_every_sequence() {
+        let config = config(vec![FeedForwardConfig::Dense { width: 20 }]);
+        let weights = config.weights_read(1.0);
+        let traffic = DecodeTraffic { config, bytes_per_weight: 2.0, cache_bytes_per_token: 64.0 };
+        assert_eq!(traffic.bytes(1.0, 100.0), 2.0 * weights + 6400.0);
+        assert_eq!(traffic.bytes(4.0, 100.0), 2.0 * weights + 4.0 * 6400.0);
     }
 
     #[test]
@@ -125,9 +154,9 @@ mod tests {
             let others = config.attention_weights() + config.head_weights() + 16 * 8;
             (config.weights_read(rows) - others as f64) / expert
         };
-        assert!((experts(1) - 2.0).abs() < 1e-9);
+        assert!((experts(1.0) - 2.0).abs() < 1e-9);
         // 8 * (1 - (3/4)²).
-        assert!((experts(2) - 3.5).abs() < 1e-9);
-        assert!((experts(500) - 8.0).abs() < 1e-9);
+        assert!((experts(2.0) - 3.5).abs() < 1e-9);
+        assert!((experts(500.0) - 8.0).abs() < 1e-9);
     }
 }

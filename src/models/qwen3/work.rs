@@ -3,6 +3,7 @@
 use std::ops::AddAssign;
 
 use super::config::DecoderConfig;
+use super::size::DecodeTraffic;
 
 /// What a step computes, as far as its work depends on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,17 +27,6 @@ pub struct Work {
     pub read_bytes: f64,
     /// Bytes of keys and values that are written.
     pub write_bytes: f64,
-}
-
-/// What the work of a loaded decoder depends on.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DecoderWork {
-    /// Its dimensions.
-    pub config: DecoderConfig,
-    /// Bytes of a weight, on average.
-    pub bytes_per_weight: f64,
-    /// Bytes of a token's keys and values, over all layers.
-    pub cache_bytes_per_token: f64,
 }
 
 impl StepShape {
@@ -77,12 +67,12 @@ impl DecoderConfig {
     }
 }
 
-impl DecoderWork {
+impl DecodeTraffic {
     /// The work of a step. Weights are read once, of the experts as many as are chosen on average.
-    pub fn of(&self, shape: StepShape) -> Work {
+    pub fn work(&self, shape: StepShape) -> Work {
         let StepShape { rows, logit_rows, context, .. } = shape;
         let unread = if logit_rows == 0 { self.config.head_weights() as f64 } else { 0.0 };
-        let weights = self.config.weights_read(rows) - unread;
+        let weights = self.config.weights_read(rows as f64) - unread;
         Work {
             operations: self.config.operations(shape),
             read_bytes: self.bytes_per_weight * weights + self.cache_bytes_per_token * context as f64,
@@ -97,7 +87,7 @@ mod tests {
     use crate::models::qwen3::FeedForwardConfig;
     use crate::tensor::{AttentionShape, RotarySpec};
 
-    fn work() -> DecoderWork {
+    fn traffic() -> DecodeTraffic {
         let config = DecoderConfig {
             hidden_size: 16,
             vocab_size: 50,
@@ -107,7 +97,7 @@ mod tests {
             layers: vec![FeedForwardConfig::Dense { width: 20 }; 3],
             tied_embeddings: false,
         };
-        DecoderWork { config, bytes_per_weight: 2.0, cache_bytes_per_token: 192.0 }
+        DecodeTraffic { config, bytes_per_weight: 2.0, cache_bytes_per_token: 192.0 }
     }
 
     #[test]
@@ -119,12 +109,12 @@ mod tests {
 
     #[test]
     fn a_prompt_in_parts_is_as_many_operations_as_in_one() {
-        let work = work();
+        let traffic = traffic();
         let mut parts = Work::default();
         for (start, len, ends) in [(0, 5, false), (5, 1, false), (6, 7, true)] {
-            parts += work.of(StepShape::span(start, len, ends));
+            parts += traffic.work(StepShape::span(start, len, ends));
         }
-        let whole = work.of(StepShape::span(0, 13, true));
+        let whole = traffic.work(StepShape::span(0, 13, true));
         assert!((parts.operations - whole.operations).abs() < 1e-6);
         assert_eq!(parts.write_bytes, whole.write_bytes);
         assert!(parts.read_bytes > whole.read_bytes, "weights are read in each part");
@@ -132,9 +122,9 @@ mod tests {
 
     #[test]
     fn a_decoded_token_reads_all_dense_weights_and_its_context() {
-        let work = work();
-        let decoded = work.of(StepShape::span(99, 1, true));
-        let weights = (work.config.weights_per_row() + work.config.head_weights()) as f64;
+        let traffic = traffic();
+        let decoded = traffic.work(StepShape::span(99, 1, true));
+        let weights = (traffic.config.weights_per_row() + traffic.config.head_weights()) as f64;
         assert_eq!(decoded.read_bytes, 2.0 * weights + 192.0 * 100.0);
         // 32 numbers of query width, 3 layers, 100 meetings, 2 products, 2 operations.
         assert_eq!(decoded.operations, 2.0 * weights + (32 * 3 * 100 * 2 * 2) as f64);

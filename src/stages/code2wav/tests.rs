@@ -73,7 +73,7 @@ fn packets(outputs: &[StageOutput], id: u64) -> Vec<Vec<f32>> {
 }
 
 fn assert_nothing_left(stage: &Code2WavStage<Cpu>) {
-    assert_eq!((stage.utterances.len(), stage.waiting.len(), stage.planned.len()), (0, 0, 0));
+    assert_eq!((stage.utterances.len(), stage.planned.len()), (0, 0));
 }
 
 fn alone(model: &Arc<Code2Wav<Cpu>>, id: u64) -> Vec<Vec<f32>> {
@@ -109,10 +109,9 @@ fn company_and_the_size_of_chunks_do_not_change_a_bit_of_the_sound() {
     }
     assert_nothing_left(&stage);
     for id in 0..5 {
-        let sound = packets(&outputs, id);
-        assert_eq!(sound, alone(&model, id), "request {id}");
-        let samples: usize = sound.iter().map(Vec::len).sum();
-        assert_eq!(samples, model.config().window_samples(7 + 3 * id as usize));
+        let sound = packets(&outputs, id).concat();
+        assert_eq!(sound, alone(&model, id).concat(), "request {id}");
+        assert_eq!(sound.len(), model.config().window_samples(7 + 3 * id as usize));
     }
 }
 
@@ -190,7 +189,47 @@ fn it_takes_frames_whenever_it_can_do_nothing_without_them() {
         stage.add(request(id)).unwrap();
         feed(&mut stage, id, frames(&model, &vec![0; quantizers]), false).unwrap();
     }
-    assert_eq!(stage.room(), 0, "it has not looked at them yet");
     assert_eq!(stage.plan(), Readiness::Idle);
     assert!(stage.room() > 0);
+    for _ in 1..SCHEDULE.left_context_frames {
+        feed(&mut stage, 7, frames(&model, &vec![0; quantizers]), false).unwrap();
+    }
+    assert_eq!(stage.room(), 0, "one of them can be decoded");
+}
+
+#[test]
+fn the_listener_who_would_first_hear_a_gap_is_served_first() {
+    let model = model();
+    let quantizers = model.config().num_quantizers;
+    let mut stage = stage(&model);
+    let served = |stage: &Code2WavStage<Cpu>| -> Vec<(u64, usize)> {
+        stage.planned.iter().map(|(id, window)| (id.0, window.frames.end)).collect()
+    };
+    for id in 0..3 {
+        stage.add(request(id)).unwrap();
+        let (frames, last) = (frames(&model, &vec![0; 12 * quantizers]), id == 2);
+        feed(&mut stage, id, frames, last).unwrap();
+    }
+    // All have heard their first window, and all but one the second.
+    for step in [[(0, 2), (1, 2), (2, 2)], [(0, 7), (1, 7), (2, 7)]] {
+        assert_eq!(stage.plan(), Readiness::Ready);
+        assert_eq!(served(&stage), step);
+        if step[0] == (0, 7) {
+            stage.planned.retain(|(id, _)| id.0 != 1);
+        }
+        let ticket = stage.launch().unwrap();
+        stage.poll(ticket, true, &mut Vec::new()).unwrap();
+    }
+    assert_eq!(stage.plan(), Readiness::Ready);
+    assert_eq!(served(&stage), [(1, 7), (0, 12), (2, 12)]);
+}
+
+#[test]
+fn with_more_utterances_than_windows_the_first_windows_are_larger() {
+    let model = model();
+    let mut stage = stage(&model);
+    for (id, first_frames) in [(0, 2), (1, 2), (2, 2), (3, 4), (4, 4), (5, 4), (6, 8)] {
+        stage.add(request(id)).unwrap();
+        assert_eq!(stage.first_frames(), first_frames);
+    }
 }

@@ -84,7 +84,7 @@ impl Registry {
                     let description = self.description(stage, &placed.name)?;
                     spec(description, settings, stage, placed, statistics)
                 }
-                StageKind::Thinker | StageKind::Talker | StageKind::Vocoder => models_stages
+                StageKind::Llm | StageKind::Talker | StageKind::Vocoder => models_stages
                     .next()
                     .ok_or_else(|| PlacementError::NotTheModels { stage, name: placed.name.clone() })?,
             });
@@ -206,7 +206,7 @@ mod tests {
         );
         let unknown = Deploy::new("custom", vec![StageDeploy::custom("maker", Value::Null)]);
         assert_eq!(complaint(&unknown), "stage 0: no custom stage \"maker\" is registered");
-        let model = Deploy::new("custom", vec![StageDeploy::new("thinker", StageKind::Thinker)]);
+        let model = Deploy::new("custom", vec![StageDeploy::new("thinker", StageKind::Llm)]);
         let error = registry.place(&model, None, false).unwrap_err().to_string();
         assert_eq!(error, "stage 0: the model has no stage \"thinker\"");
     }

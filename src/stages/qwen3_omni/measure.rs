@@ -1,17 +1,13 @@
 //! What a pipeline takes of its devices, found by building it on outlines of them.
 
-use super::{
-    Builder, PipelineError, StageDevice, TALKER_CACHE_WEIGHT, THINKER_CACHE_WEIGHT, ThinkerDevice, bounds,
-};
-use crate::config::StageDeploy;
+use super::{Builder, PipelineError, TALKER_CACHE_WEIGHT, THINKER_CACHE_WEIGHT, ThinkerDevice};
 use crate::config::deploy::StageKind;
 use crate::engine::BlockPool;
 use crate::models::qwen3::LanguageModel;
 use crate::models::qwen3_omni::{OmniConfig, Thinker};
-use crate::stages::StageSpec;
-use crate::stages::llm::{DeviceSampling, HostSampling};
-use crate::stages::memory_ledger::{CacheClaim, CacheGrant, MemoryLedger};
-use crate::tensor::{Backend, Convolution, InputRows, Outline, Outlined};
+use crate::stages::checkpoint_pipeline::{cache_claim, enter_stage, granted_blocks};
+use crate::stages::memory_ledger::MemoryLedger;
+use crate::tensor::{Backend, Convolution, InputRows, Outline};
 
 /// Blocks of the KV cache of each replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +21,7 @@ pub(super) struct CacheBlocks {
 impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
     /// Makes up the accounts of the devices: what the caches get, and a line for each device. Nothing is loaded.
     pub(super) fn measure(&self) -> Result<(CacheBlocks, Vec<String>), PipelineError> {
-        let (thinker, speech) = (&self.thinker.device, &self.speech);
+        let (thinker, speech) = (&self.thinker.device.device, &self.speech);
         let (first, second) = (Outline::of(thinker.outlined), Outline::of(speech.outlined));
         let together = thinker.ledger.device() == speech.ledger.device();
         let embedding = |_: &LanguageModel<Outline>, config: &OmniConfig| {
@@ -33,24 +29,18 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             if together {
                 return Ok(());
             }
-            Thinker::load_embedding(&second, config, self.store, self.options.deploy.dtype)
-        };
-        let model = match thinker.outlined {
-            Outlined::Process => HostSampling::boxed,
-            Outlined::Gpu(_) => DeviceSampling::boxed,
+            Thinker::load_embedding(&second, config, self.source.store, self.source.options.deploy.dtype)
         };
         let outlined = Builder {
-            checkpoint: self.checkpoint,
-            store: self.store,
-            thinker: ThinkerDevice { device: thinker.outline(&first), model, embedding: &embedding },
+            source: self.source,
+            thinker: ThinkerDevice { device: self.thinker.device.outline(&first), embedding: &embedding },
             speech: speech.outline(&second),
-            tokenizer: self.tokenizer,
-            options: self.options,
             config: self.config,
+            thinker_deploy: self.thinker_deploy,
         };
-        let mut ledgers = vec![thinker.ledger.clone()];
+        let mut ledgers = vec![self.source.account(thinker)];
         if !together {
-            ledgers.push(speech.ledger.clone());
+            ledgers.push(self.source.account(speech));
         }
         outlined.enter(&mut ledgers)?;
         let (mut grants, mut lines) = (Vec::new(), Vec::new());
@@ -59,23 +49,12 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             lines.push(ledger.summary(&own));
             grants.extend(own);
         }
-        let blocks = |stage: &str| {
-            let grant = grants.iter().find(|grant: &&CacheGrant| grant.stage == stage);
-            grant.map_or(0, |grant| grant.blocks)
-        };
-        let talker = self.options.deploy.stage_of(&StageKind::Talker);
+        let talker = self.source.options.deploy.stage_of(&StageKind::Talker);
         let blocks = CacheBlocks {
-            thinker: blocks(&self.thinker_stage().name),
-            talker: talker.map_or(0, |stage| blocks(&stage.name)),
+            thinker: granted_blocks(&grants, &self.thinker_deploy.name),
+            talker: talker.map_or(0, |stage| granted_blocks(&grants, &stage.name)),
         };
         Ok((blocks, lines))
-    }
-}
-
-impl<B> StageDevice<'_, B> {
-    /// The same with an outline in the place of the device.
-    fn outline<'a>(&self, outline: &'a Outline) -> StageDevice<'a, Outline> {
-        StageDevice { backend: outline, outlined: self.outlined, ledger: self.ledger.clone() }
     }
 }
 
@@ -83,22 +62,18 @@ impl Builder<'_, Outline, Outline> {
     /// Builds every stage and a replica of it, and enters what that took: the thinker in the first ledger, what speaks
     /// in the last.
     fn enter(&self, ledgers: &mut [MemoryLedger]) -> Result<(), PipelineError> {
-        let deploy = &self.options.deploy;
+        let deploy = &self.source.options.deploy;
         let thinker = self.load_thinker()?;
-        let stage = self.thinker_stage();
-        let max_model_len = self.max_model_len(&stage, self.config.thinker.max_position_embeddings)?;
-        let cache = claim(&stage, thinker.0.kv_bytes_per_block(), max_model_len, THINKER_CACHE_WEIGHT);
-        let spec = self.thinker(thinker.clone(), CacheBlocks::for_one(max_model_len))?;
         if let Some(ledger) = ledgers.first_mut() {
-            enter_stage(ledger, self.thinker.device.backend, &spec, Some(cache))?;
+            self.thinker().enter(ledger, thinker.clone(), THINKER_CACHE_WEIGHT)?;
         }
         let Some(ledger) = ledgers.last_mut() else { return Ok(()) };
         if let (Some(config), Some(stage)) = (&self.config.talker, deploy.stage_of(&StageKind::Talker)) {
             let talker = self.load_talker(config, &thinker.0)?;
-            let max_model_len = self.max_model_len(stage, config.max_position_embeddings)?;
+            let max_model_len = self.source.max_model_len(stage, config.max_position_embeddings)?;
             let bytes_per_block = talker.0.talker.kv_bytes_per_block();
-            let cache = claim(stage, bytes_per_block, max_model_len, TALKER_CACHE_WEIGHT);
-            let spec = self.talker(talker, stage, CacheBlocks::for_one(max_model_len))?;
+            let cache = cache_claim(stage, bytes_per_block, max_model_len, TALKER_CACHE_WEIGHT);
+            let spec = self.talker(talker, stage, BlockPool::blocks_for(max_model_len))?;
             enter_stage(ledger, self.speech.backend, &spec, Some(cache))?;
         }
         if let (Some(config), Some(stage)) = (&self.config.code2wav, deploy.stage_of(&StageKind::Vocoder)) {
@@ -107,45 +82,4 @@ impl Builder<'_, Outline, Outline> {
         }
         Ok(())
     }
-}
-
-impl CacheBlocks {
-    /// For one sequence of so many tokens, whichever stage has it.
-    fn for_one(max_model_len: usize) -> Self {
-        let blocks = BlockPool::blocks_for(max_model_len);
-        Self { thinker: blocks, talker: blocks }
-    }
-}
-
-fn claim(stage: &StageDeploy, bytes_per_block: usize, max_model_len: usize, weight: f64) -> CacheClaim {
-    CacheClaim {
-        stage: stage.name.clone(),
-        bytes_per_block: bytes_per_block as u64,
-        max_model_len,
-        max_num_seqs: bounds(stage, max_model_len).max_num_seqs,
-        replicas: stage.num_replicas,
-        weight,
-    }
-}
-
-/// Enters a stage whose model has just been loaded on `outline`. Its replica has a cache for one sequence.
-fn enter_stage(
-    ledger: &mut MemoryLedger,
-    outline: &Outline,
-    spec: &StageSpec,
-    cache: Option<CacheClaim>,
-) -> Result<(), PipelineError> {
-    let model = outline.take();
-    let one = cache.as_ref().map_or(0, CacheClaim::bytes_of_one);
-    ledger.claim(&format!("{} weights", spec.name), model.weights);
-    ledger.map(model.in_files);
-    cache.into_iter().for_each(|cache| ledger.claim_cache(cache));
-    // A replica that cannot fit is not made, not even in outline.
-    ledger.settle()?;
-    drop((spec.factory)()?);
-    let replica = outline.take();
-    let space = replica.weights + replica.buffers + replica.caches.saturating_sub(one);
-    let replicas = u64::from(spec.replicas);
-    ledger.claim(&format!("{} workspace", spec.name), model.buffers + replicas * space);
-    Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::engine::SamplingParams;
-use crate::models::qwen3::{DecoderWork, StepShape};
+use crate::models::qwen3::{DecodeTraffic, StepShape};
 use crate::stages::Cancellation;
 use crate::tensor::cpu::Cpu;
 use crate::tensor::{BLOCK_SIZE, Dtype, WeightStore};
@@ -271,7 +271,7 @@ fn what_is_counted_of_speeches_is_what_they_had() {
 #[test]
 fn the_work_of_a_speech_is_that_of_its_rows_and_of_the_frames_that_are_completed() {
     let models = models();
-    let talker = DecoderWork {
+    let talker = DecodeTraffic {
         config: models.talker_config.decoder.clone(),
         bytes_per_weight: 2.0,
         cache_bytes_per_token: 100.0,
@@ -288,9 +288,9 @@ fn the_work_of_a_speech_is_that_of_its_rows_and_of_the_frames_that_are_completed
     stage.report(&mut stats);
     let totals = stats.totals.unwrap();
     // The prompt has 15 rows, in one step; each further row chooses a code.
-    let mut due = talker.of(StepShape::span(0, 15, true));
+    let mut due = talker.work(StepShape::span(0, 15, true));
     for row in 15..14 + totals.generation_tokens as usize {
-        due += talker.of(StepShape::span(row, 1, true));
+        due += talker.work(StepShape::span(row, 1, true));
     }
     for _ in 0..frames {
         due += models.predictor.work(1, 2.0);

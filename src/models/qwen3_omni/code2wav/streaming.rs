@@ -4,6 +4,10 @@
 //! window is short by [`Code2WavConfig::lookahead_samples`]. A window that repeats frames as left context
 //! therefore keeps its samples from where the window before it ended, and the stream has no gaps. Only the very
 //! last samples of an utterance are missing.
+//!
+//! Where windows end is fixed by the schedule, but for the first: it may be made larger, as long as the window behind it
+//! still has the whole utterance as its context. Then every sample is computed from the same frames as before, and only
+//! the packets are others.
 
 use std::ops::Range;
 
@@ -68,14 +72,23 @@ pub struct CodecStream {
 impl CodecStream {
     /// A stream at its beginning. A size of 0 new frames counts as 1.
     pub fn new(config: &Code2WavConfig, schedule: StreamingSchedule) -> Self {
+        Self::with_samples(config.samples_per_frame(), config.lookahead_samples(), schedule)
+    }
+
+    /// The same for frames that become so many samples each, of windows that lack so many at their end.
+    pub fn with_samples(
+        samples_per_frame: usize,
+        lookahead_samples: usize,
+        schedule: StreamingSchedule,
+    ) -> Self {
         Self {
             schedule: StreamingSchedule {
                 initial_frames: schedule.initial_frames.max(1),
                 chunk_frames: schedule.chunk_frames.max(1),
                 left_context_frames: schedule.left_context_frames,
             },
-            samples_per_frame: config.samples_per_frame(),
-            lookahead_samples: config.lookahead_samples(),
+            samples_per_frame,
+            lookahead_samples,
             decoded_frames: 0,
         }
     }
@@ -83,20 +96,36 @@ impl CodecStream {
     /// The next window, once enough of the `available` frames of the utterance are there, or all if `finished`.
     /// A window that is given out counts as decoded.
     pub fn next_window(&mut self, available: usize, finished: bool) -> Option<StreamWindow> {
-        let first = self.decoded_frames == 0;
-        let wanted = if first { self.schedule.initial_frames } else { self.schedule.chunk_frames };
-        let waiting = available.checked_sub(self.decoded_frames).filter(|waiting| *waiting > 0)?;
-        if waiting < wanted && !finished {
+        let window = self.window(available, finished, self.schedule.initial_frames)?;
+        self.advance(&window);
+        Some(window)
+    }
+
+    /// What the next window is, if it can be decoded. The first one has `first_frames` frames, as far as this changes no
+    /// sample: at least as many as the schedule says, and otherwise at most as many as are context.
+    pub fn window(&self, available: usize, finished: bool, first_frames: usize) -> Option<StreamWindow> {
+        let StreamingSchedule { initial_frames, chunk_frames, left_context_frames } = self.schedule;
+        let decoded = self.decoded_frames;
+        let due = match decoded.checked_sub(initial_frames) {
+            Some(later) => initial_frames + (later / chunk_frames + 1) * chunk_frames,
+            None if decoded == 0 => first_frames.min(left_context_frames).max(initial_frames),
+            // An utterance that ended within its first window.
+            None => initial_frames,
+        };
+        if available <= decoded || (available < due && !finished) {
             return None;
         }
-        let end = self.decoded_frames + wanted.min(waiting);
-        let context = self.schedule.left_context_frames.min(self.decoded_frames);
-        let frames = self.decoded_frames - context..end;
+        let context = left_context_frames.min(decoded);
+        let frames = decoded - context..due.min(available);
         let samples =
             |frames: usize| (frames * self.samples_per_frame).saturating_sub(self.lookahead_samples);
         let keep = samples(context)..samples(frames.len());
-        self.decoded_frames = end;
         Some(StreamWindow { frames, keep })
+    }
+
+    /// Counts a window as decoded.
+    pub fn advance(&mut self, window: &StreamWindow) {
+        self.decoded_frames = window.frames.end;
     }
 
     /// The oldest frame that later windows may still ask for.
@@ -152,6 +181,25 @@ mod tests {
                 next = base + window.keep.end;
             }
             assert_eq!(next, config().window_samples(27));
+        }
+    }
+
+    #[test]
+    fn a_larger_first_window_leaves_all_later_ones_where_they_are_and_the_second_its_whole_context() {
+        let schedule = StreamingSchedule { initial_frames: 4, chunk_frames: 10, left_context_frames: 20 };
+        let due = all_windows(schedule, 70);
+        for first_frames in 0..40 {
+            let mut stream = CodecStream::new(&config(), schedule);
+            let first = stream.window(70, true, first_frames).unwrap();
+            assert_eq!(first.frames, 0..first_frames.clamp(4, 20));
+            stream.advance(&first);
+            let second = stream.next_window(70, true).unwrap();
+            assert_eq!(second.frames.start, 0);
+            let unchanged = due.iter().filter(|window| window.frames.end > second.frames.end);
+            for window in unchanged {
+                assert_eq!(stream.next_window(70, true).as_ref(), Some(window), "{first_frames}");
+            }
+            assert_eq!(stream.next_window(70, true), None);
         }
     }
 

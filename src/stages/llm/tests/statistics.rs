@@ -1,7 +1,7 @@
 //! What a stage counts beside the tokens.
 
 use super::*;
-use crate::models::qwen3::{DecoderWork, StepShape, Work};
+use crate::models::qwen3::{DecodeTraffic, StepShape, Work};
 use crate::models::qwen3_omni::OmniConfig;
 
 fn reported(stage: &mut LlmStage<LateDevice>) -> ReplicaStats {
@@ -29,7 +29,7 @@ fn a_request_without_a_finite_logit_is_corrupted_once_whatever_its_choices() {
 fn the_work_of_a_request_is_that_of_its_prompt_and_of_each_token() {
     let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
     let config = OmniConfig::read(&demo).unwrap().thinker.decoder;
-    let work = DecoderWork { config, bytes_per_weight: 2.0, cache_bytes_per_token: 100.0 };
+    let work = DecodeTraffic { config, bytes_per_weight: 2.0, cache_bytes_per_token: 100.0 };
     let statistics = EngineStatisticsOptions { work: Some(work.clone()), ..true.into() };
     let mut stage = stage_that_counts(32, statistics);
     stage.add(request(1, 20, 1, SamplingParams { max_tokens: 6, ignore_eos: true, ..sampled() })).unwrap();
@@ -37,10 +37,10 @@ fn the_work_of_a_request_is_that_of_its_prompt_and_of_each_token() {
     // The steps take 8 tokens at most; the last token that is chosen is not computed any more.
     let mut due = Work::default();
     for (start, len, ends) in [(0, 8, false), (8, 8, false), (16, 4, true)] {
-        due += work.of(StepShape::span(start, len, ends));
+        due += work.work(StepShape::span(start, len, ends));
     }
     for position in 20..20 + generated - 1 {
-        due += work.of(StepShape::span(position, 1, true));
+        due += work.work(StepShape::span(position, 1, true));
     }
     let counted = reported(&mut stage).totals.unwrap().work;
     let near = |counted: f64, due: f64| (counted - due).abs() <= 1e-9 * due;
