@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter, Write};
 use std::sync::Arc;
 
-use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Histogram, LabelPair, MetricFamily, MetricType};
 
 /// The formats of a page.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -144,15 +144,12 @@ fn write_open_heading(page: &mut String, heading: &Heading) -> fmt::Result {
 
 /// The series of a family.
 fn write_family(page: &mut String, family: &MetricFamily) -> fmt::Result {
-    let name = family.name();
     for metric in family.get_metric() {
-        let labels = metric.get_label();
+        let series = SeriesText { name: family.name(), labels: label_text(metric.get_label())? };
         match family.get_field_type() {
-            MetricType::COUNTER => {
-                write_sample(page, name, "", labels, None, metric.get_counter().get_value())?;
-            }
-            MetricType::GAUGE => write_sample(page, name, "", labels, None, metric.get_gauge().get_value())?,
-            MetricType::HISTOGRAM => write_histogram(page, name, metric)?,
+            MetricType::COUNTER => series.write(page, "", None, metric.get_counter().get_value())?,
+            MetricType::GAUGE => series.write(page, "", None, metric.get_gauge().get_value())?,
+            MetricType::HISTOGRAM => series.write_histogram(page, metric.get_histogram())?,
             // The definitions know no such kinds.
             MetricType::SUMMARY | MetricType::UNTYPED => {}
         }
@@ -160,42 +157,54 @@ fn write_family(page: &mut String, family: &MetricFamily) -> fmt::Result {
     Ok(())
 }
 
-/// The buckets of a histogram, ending with `+Inf`, its sum and its count.
-fn write_histogram(page: &mut String, name: &str, metric: &Metric) -> fmt::Result {
-    let (labels, histogram) = (metric.get_label(), metric.get_histogram());
-    let count = histogram.get_sample_count() as f64;
-    for bucket in histogram.get_bucket() {
-        let (bound, below) = (bucket.upper_bound(), bucket.cumulative_count() as f64);
-        write_sample(page, name, "_bucket", labels, Some(bound), below)?;
+/// Labels as they stand between braces.
+fn label_text(labels: &[LabelPair]) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    for label in labels {
+        let separator = if text.is_empty() { "" } else { "," };
+        write!(text, "{separator}{}=\"{}\"", label.name(), Escaped { text: label.value(), quotes: true })?;
     }
-    write_sample(page, name, "_bucket", labels, Some(f64::INFINITY), count)?;
-    write_sample(page, name, "_sum", labels, None, histogram.get_sample_sum())?;
-    write_sample(page, name, "_count", labels, None, count)
+    Ok(text)
 }
 
-/// One line of a series. `bound` is the value of the label `le`.
-fn write_sample(
-    page: &mut String,
-    name: &str,
-    suffix: &str,
-    labels: &[LabelPair],
-    bound: Option<f64>,
-    value: f64,
-) -> fmt::Result {
-    write!(page, "{name}{suffix}")?;
-    let mut separator = '{';
-    for label in labels {
-        write!(page, "{separator}{}=\"{}\"", label.name(), Escaped { text: label.value(), quotes: true })?;
-        separator = ',';
+/// What all lines of a series have in common; most lines of a page are those of histograms, and are many for one series.
+struct SeriesText<'a> {
+    /// The family's name.
+    name: &'a str,
+    /// Its labels as they stand between braces.
+    labels: String,
+}
+
+impl SeriesText<'_> {
+    /// The buckets of a histogram, ending with `+Inf`, its sum and its count.
+    fn write_histogram(&self, page: &mut String, histogram: &Histogram) -> fmt::Result {
+        let count = histogram.get_sample_count() as f64;
+        for bucket in histogram.get_bucket() {
+            self.write(page, "_bucket", Some(bucket.upper_bound()), bucket.cumulative_count() as f64)?;
+        }
+        self.write(page, "_bucket", Some(f64::INFINITY), count)?;
+        self.write(page, "_sum", None, histogram.get_sample_sum())?;
+        self.write(page, "_count", None, count)
     }
-    if let Some(bound) = bound {
-        write!(page, "{separator}le=\"{}\"", Number(bound))?;
-        separator = ',';
+
+    /// One line. `bound` is the value of the label `le`.
+    fn write(&self, page: &mut String, suffix: &str, bound: Option<f64>, value: f64) -> fmt::Result {
+        page.push_str(self.name);
+        page.push_str(suffix);
+        if bound.is_some() || !self.labels.is_empty() {
+            page.push('{');
+            page.push_str(&self.labels);
+        }
+        match bound {
+            Some(bound) => {
+                let separator = if self.labels.is_empty() { "" } else { "," };
+                write!(page, "{separator}le=\"{}\"}}", Number(bound))?;
+            }
+            None if !self.labels.is_empty() => page.push('}'),
+            None => {}
+        }
+        writeln!(page, " {}", Number(value))
     }
-    if separator == ',' {
-        page.write_char('}')?;
-    }
-    writeln!(page, " {}", Number(value))
 }
 
 /// A number as the format wants it.
@@ -207,6 +216,8 @@ impl Display for Number {
             f64::INFINITY => f.write_str("+Inf"),
             f64::NEG_INFINITY => f.write_str("-Inf"),
             value if value.is_nan() => f.write_str("NaN"),
+            // Most numbers of a page are counts, which are written much faster so.
+            value if value >= 0.0 && value < 1e6 && value.fract() == 0.0 => write!(f, "{}.0", value as u32),
             value if value != 0.0 && !(1e-4..1e6).contains(&value.abs()) => {
                 let written = format!("{value:e}");
                 let (mantissa, exponent) = written.split_once('e').unwrap_or((&written, "0"));
