@@ -217,7 +217,7 @@ impl Display for Number {
             f64::NEG_INFINITY => f.write_str("-Inf"),
             value if value.is_nan() => f.write_str("NaN"),
             // Most numbers of a page are counts, which are written much faster so.
-            value if value >= 0.0 && value < 1e6 && value.fract() == 0.0 => write!(f, "{}.0", value as u32),
+            value if (0.0..1e6).contains(&value) && value.fract() == 0.0 => write!(f, "{}.0", value as u32),
             value if value != 0.0 && !(1e-4..1e6).contains(&value.abs()) => {
                 let written = format!("{value:e}");
                 let (mantissa, exponent) = written.split_once('e').unwrap_or((&written, "0"));
