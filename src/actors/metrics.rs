@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -38,6 +39,8 @@ pub struct MetricsActor {
     ports: HashMap<(StageId, ReplicaId), Port>,
     /// Scrapes that wait for reports.
     scrapes: Vec<WaitingScrape>,
+    /// Events that were sent and not handled yet.
+    waiting_events: Arc<AtomicUsize>,
 }
 
 /// How one life of a replica is asked to report.
@@ -62,7 +65,13 @@ impl MetricsActor {
     /// An actor with its families set up.
     pub fn new(settings: MetricsSettings) -> Result<Self, MetricsError> {
         let log_stats = settings.log_stats;
-        Ok(Self { ledger: Ledger::new(settings)?, log_stats, ports: HashMap::new(), scrapes: Vec::new() })
+        Ok(Self {
+            ledger: Ledger::new(settings)?,
+            log_stats,
+            ports: HashMap::new(),
+            scrapes: Vec::new(),
+            waiting_events: Arc::default(),
+        })
     }
 
     /// Starts the actor on a thread and gives back its address, and the sender for everyone who has something to tell it. The
@@ -72,12 +81,15 @@ impl MetricsActor {
         arbiter: &ArbiterHandle,
     ) -> Result<(Addr<Self>, StatsSender), MetricsError> {
         let actor = Self::new(settings)?;
-        let log_stats = actor.log_stats;
+        let (log_stats, waiting) = (actor.log_stats, Arc::clone(&actor.waiting_events));
         let address = Self::start_in_arbiter(arbiter, move |_| actor);
         let sender = match log_stats {
             true => StatsSender::new({
                 let address = address.clone();
-                move |event| address.do_send(Record(event))
+                move |event| {
+                    waiting.fetch_add(1, Ordering::Relaxed);
+                    address.do_send(Record(event));
+                }
             }),
             false => StatsSender::off(),
         };
@@ -125,7 +137,11 @@ impl MetricsActor {
                 }
                 self.no_longer_missing(|key, _| key == *gone);
             }
-            StatEvent::Replica(_) | StatEvent::Pipeline(_) | StatEvent::ReplicaUp(_) => {}
+            StatEvent::Replica(_)
+            | StatEvent::Pipeline(_)
+            | StatEvent::Http(_)
+            | StatEvent::Scraped { .. }
+            | StatEvent::ReplicaUp(_) => {}
         }
     }
 }
@@ -145,6 +161,9 @@ impl Handler<Record> for MetricsActor {
     type Result = ();
 
     fn handle(&mut self, Record(event): Record, _: &mut Self::Context) {
+        // Saturating, for whoever sends a record of its own and does not count it.
+        let one_less = |waiting: usize| Some(waiting.saturating_sub(1));
+        let _ = self.waiting_events.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
         if let Err(error) = self.ledger.apply(&event, Instant::now()) {
             tracing::error!(reason = error.reason(), %error, "a stat event was not fully applied");
         }
@@ -170,6 +189,9 @@ impl Handler<Scrape> for MetricsActor {
         let reports = self.ask_for_reports().map(|complete| tokio::time::timeout(SCRAPE_PATIENCE, complete));
         let gathered = OptionFuture::from(reports).into_actor(self).map(|_, actor, _| {
             actor.ledger.tick(Instant::now());
+            if actor.log_stats {
+                actor.ledger.note_waiting_events(actor.waiting_events.load(Ordering::Relaxed));
+            }
             actor.ledger.gather()
         });
         Box::pin(gathered)

@@ -9,3 +9,4 @@ pub mod replica;
 pub mod runtime;
 pub mod supervisor;
 pub mod worker;
+mod worker_statistics;

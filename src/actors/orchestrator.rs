@@ -425,8 +425,9 @@ impl Handler<StageStarted> for Orchestrator {
     type Result = ();
 
     fn handle(&mut self, StageStarted { request, .. }: StageStarted, _: &mut Self::Context) {
-        if self.requests.contains_key(&request) {
-            self.tell(|| PipelineEvent::Started { request });
+        if let Some(entry) = self.requests.get(&request) {
+            let waited_seconds = entry.arrived.elapsed().as_secs_f64();
+            self.tell(|| PipelineEvent::Started { request, waited_seconds });
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct RuntimeOptions {
     pub omni_prefix: OmniPrefix,
     /// Whether statistics are kept.
     pub log_stats: bool,
+    /// Whether engines watch some blocks of their KV caches.
+    pub kv_cache_metrics: bool,
 }
 
 impl Default for RuntimeOptions {
@@ -48,6 +50,7 @@ impl Default for RuntimeOptions {
             model_name: "model".to_owned(),
             omni_prefix: OmniPrefix::default(),
             log_stats: true,
+            kv_cache_metrics: false,
         }
     }
 }
@@ -60,6 +63,7 @@ impl Runtime {
             model_name: options.model_name,
             omni_prefix: options.omni_prefix,
             log_stats: options.log_stats,
+            kv_cache_metrics: options.kv_cache_metrics,
             stages: pipeline.descriptions(),
         };
         let (metrics, statistics) = MetricsActor::start_with_sender(settings, &Arbiter::new().handle())?;

@@ -18,9 +18,10 @@ use crate::actors::messages::{
     WorkerReady,
 };
 use crate::actors::outbox::Outbox;
+use crate::actors::worker_statistics::{JobTimes, WorkerStatistics};
 use crate::engine::FinishReason;
-use crate::ids::{ReplicaKey, RequestId, StageId};
-use crate::metrics::{ReplicaReporter, StatsPort, StatsSender, TransferSample};
+use crate::ids::{ReplicaKey, RequestId};
+use crate::metrics::{ReplicaLoad, ReplicaReporter, StatsPort, StatsSender};
 use crate::stages::{
     Poll, Readiness, Stage, StageError, StageEvent, StageFactory, StageInput, StageOutput, Ticket,
 };
@@ -89,6 +90,8 @@ struct Held {
     /// How the stage ended it. It is held until the next stage has taken its last chunk: were it reported as done
     /// before, nobody would learn that the chunk was lost with this replica.
     finished: Option<FinishReason>,
+    /// If statistics are on.
+    times: Option<JobTimes>,
 }
 
 /// What comes in.
@@ -111,8 +114,8 @@ struct Worker {
     outbox: Outbox,
     /// Scratch for the outputs of a step.
     outputs: Vec<StageOutput>,
-    /// Chunks that arrived since the last report, if statistics are on.
-    transfers: Vec<TransferSample>,
+    /// What was counted since the last report, if statistics are on.
+    statistics: WorkerStatistics,
     /// The value of [`Shared::removals`] that was acted on last.
     seen_removals: usize,
 }
@@ -221,7 +224,7 @@ impl Worker {
             in_flight: VecDeque::new(),
             outbox: Outbox::default(),
             outputs: Vec::new(),
-            transfers: Vec::new(),
+            statistics: WorkerStatistics::default(),
             seen_removals: 0,
         }
     }
@@ -252,7 +255,12 @@ impl Worker {
         let idle = self.jobs.is_empty();
         self.reporter.report_if_due(Instant::now(), idle, |stats| {
             self.stage.report(stats);
-            stats.transfers.append(&mut self.transfers);
+            self.statistics.report(stats);
+            let is_started = |held: &&Held| held.times.as_ref().is_some_and(JobTimes::is_started);
+            let started = self.jobs.values().filter(is_started).count();
+            let in_flight = self.shared.jobs.load(Ordering::Acquire);
+            let waiting = in_flight.saturating_sub(started) as u64;
+            stats.load = Some(ReplicaLoad { in_flight: in_flight as u64, waiting });
         });
     }
 
@@ -288,10 +296,9 @@ impl Worker {
         let id = job.request.id;
         self.reporter.changed();
         let request = job.request.clone();
-        self.jobs.insert(
-            id,
-            Held { job, next_sequence: 0, expected_sequence: 0, withheld: Vec::new(), finished: None },
-        );
+        let times = self.reports.statistics.is_on().then(|| JobTimes::new(request.arrived));
+        let (next_sequence, expected_sequence, withheld) = Default::default();
+        self.jobs.insert(id, Held { job, next_sequence, expected_sequence, withheld, finished: None, times });
         if request.cancelled.is_cancelled() {
             self.let_go(id, StageOutcome::Removed);
         } else if let Err(error) = self.stage.add(request) {
@@ -306,8 +313,8 @@ impl Worker {
         let Some(held) = self.jobs.get_mut(&id) else {
             return Ok(()); // It was removed while the chunk was on its way.
         };
-        if self.reports.statistics.is_on() {
-            self.transfers.push(transfer_sample(&arrival, self.key.stage));
+        if let Some(times) = &mut held.times {
+            self.statistics.arrived(&arrival, self.key.stage, times);
             self.reporter.changed();
         }
         let (expected, got) = (held.expected_sequence, arrival.chunk.sequence);
@@ -364,6 +371,9 @@ impl Worker {
     fn deliver(&mut self, output: StageOutput) {
         let id = output.request;
         let Some(held) = self.jobs.get_mut(&id) else { return };
+        if let Some(times) = &mut held.times {
+            self.statistics.gave(&output.event, times);
+        }
         match output.event {
             StageEvent::Started => {
                 let first = matches!(held.job.request.input, StageInput::Prompt(_));
@@ -439,8 +449,9 @@ impl Worker {
 
     /// Drops all that is held of a request and reports it.
     fn let_go(&mut self, id: RequestId, outcome: StageOutcome) {
-        if self.jobs.remove(&id).is_none() {
-            return;
+        let Some(held) = self.jobs.remove(&id) else { return };
+        if let Some(times) = held.times {
+            self.statistics.let_go(times, matches!(outcome, StageOutcome::Finished(_)));
         }
         self.outbox.forget(id);
         self.shared.jobs.fetch_sub(1, Ordering::Release);
@@ -464,18 +475,6 @@ impl Worker {
             Some(deadline) => drop(select.ready_deadline(deadline)),
             None => drop(select.ready()),
         }
-    }
-}
-
-fn transfer_sample(arrival: &Arrival, to: StageId) -> TransferSample {
-    TransferSample {
-        request: arrival.chunk.request,
-        from: arrival.from,
-        to,
-        size_bytes: arrival.size_bytes as u64,
-        send_seconds: arrival.send_seconds,
-        in_flight_seconds: arrival.in_flight_seconds,
-        receive_seconds: arrival.receive_seconds,
     }
 }
 

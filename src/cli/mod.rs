@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod deploy;
 mod device;
+mod docs;
 mod logging;
 mod output;
 mod ptx;
@@ -20,6 +21,7 @@ pub use check::CheckArgs;
 pub use config::{ConfigArgs, ConfigCommand};
 pub use deploy::{ConnectorArg, DeployArgs, DtypeArg};
 pub use device::{DeviceArg, GpuArgs, LibraryArg};
+pub use docs::{DocsArgs, DocsCommand};
 pub use logging::{LogFormat, LogLevel};
 pub use ptx::PtxArgs;
 pub use selftest::SelftestArgs;
@@ -50,6 +52,9 @@ pub enum Command {
     /// Generate kernels/ptx from kernels/ in a source tree.
     #[command(hide = true)]
     Ptx(PtxArgs),
+    /// Write parts of the documentation of a source tree.
+    #[command(hide = true)]
+    Docs(DocsArgs),
 }
 
 impl Cli {
@@ -62,6 +67,7 @@ impl Cli {
             Command::Config(args) => config::run(&args, &registry),
             Command::Selftest(args) => selftest::run(&args),
             Command::Ptx(args) => ptx::run(&args),
+            Command::Docs(args) => docs::run(&args),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::logging::{self, LogFormat, LogLevel};
 use super::{DeployArgs, GpuArgs};
 use crate::http::AudioDelta;
 use crate::server;
-use crate::stages::Registry;
+use crate::stages::{Registry, StatisticsOptions};
 
 /// What `serve` can be told.
 #[derive(Debug, Clone, Args)]
@@ -45,6 +45,15 @@ pub struct ServeArgs {
     /// Keep statistics: all families on /metrics populate.
     #[arg(long)]
     pub log_stats: bool,
+    /// Keep statistics of how long blocks of KV caches keep their content, and how often it is used.
+    #[arg(long, requires = "log_stats")]
+    pub kv_cache_metrics: bool,
+    /// The share of blocks of which these are kept, above 0 and up to 1; by default 0.01.
+    #[arg(long, requires = "kv_cache_metrics", value_parser = share, value_name = "SHARE")]
+    pub kv_cache_metrics_sample: Option<f64>,
+    /// Estimate the operations and bytes of all steps, from the model's dimensions.
+    #[arg(long, requires = "log_stats")]
+    pub enable_mfu_metrics: bool,
     /// What the names of pipeline metrics begin with.
     #[arg(long, default_value = "vllm:omni_", value_name = "PREFIX")]
     pub metrics_omni_prefix: String,
@@ -74,6 +83,29 @@ pub struct ServeArgs {
     /// Accepted for compatibility; every model is served this way.
     #[arg(long)]
     pub omni: bool,
+}
+
+/// The share of blocks that are watched when nobody says which.
+const DEFAULT_BLOCK_SHARE: f64 = 0.01;
+
+impl ServeArgs {
+    /// What the stages count.
+    pub(crate) fn statistics(&self) -> StatisticsOptions {
+        let share = self.kv_cache_metrics_sample.unwrap_or(DEFAULT_BLOCK_SHARE);
+        StatisticsOptions {
+            kept: self.log_stats,
+            kv_block_share: self.kv_cache_metrics.then_some(share),
+            work: self.enable_mfu_metrics,
+        }
+    }
+}
+
+/// Reads a share of something that is not nothing.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("it must be a number above 0 and up to 1".to_owned()),
+    }
 }
 
 /// Values of `--default-modalities`.
@@ -140,6 +172,24 @@ mod tests {
             let message = serve(&[option, ""]).unwrap_err().to_string();
             assert!(message.contains(option), "{message}");
         }
+    }
+
+    #[test]
+    fn statistics_of_blocks_and_work_need_statistics_and_a_share_that_is_one() {
+        for (arguments, named) in [
+            (&["--kv-cache-metrics"][..], "--log-stats"),
+            (&["--enable-mfu-metrics"], "--log-stats"),
+            (&["--log-stats", "--kv-cache-metrics-sample", "0.5"], "--kv-cache-metrics"),
+            (&["--log-stats", "--kv-cache-metrics", "--kv-cache-metrics-sample", "0"], "above 0"),
+            (&["--log-stats", "--kv-cache-metrics", "--kv-cache-metrics-sample", "nan"], "above 0"),
+        ] {
+            let message = serve(arguments).unwrap_err().to_string();
+            assert!(message.contains(named), "{message}");
+        }
+        let asked =
+            serve(&["--log-stats", "--kv-cache-metrics", "--enable-mfu-metrics"]).unwrap().statistics();
+        assert_eq!((asked.kept, asked.kv_block_share, asked.work), (true, Some(0.01), true));
+        assert_eq!(serve(&["--log-stats"]).unwrap().statistics().kv_block_share, None);
     }
 
     #[test]

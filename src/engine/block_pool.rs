@@ -1,8 +1,10 @@
 //! The pool of KV-cache blocks, and what it remembers of those that nobody holds.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 use crate::engine::block_hash::BlockHash;
+use crate::engine::residency::{Residency, ResidencySampler};
 use crate::tensor::BLOCK_SIZE;
 
 /// Hands out the blocks of a paged KV cache and takes them back.
@@ -25,6 +27,8 @@ pub struct BlockPool {
     by_hash: HashMap<BlockHash, u32>,
     /// Counts releases of published blocks.
     releases: u64,
+    /// Watches some of the blocks, if somebody wants to know.
+    sampler: Option<ResidencySampler>,
 }
 
 /// A block, as the pool knows it.
@@ -56,7 +60,18 @@ impl BlockPool {
             idle: BTreeMap::new(),
             by_hash: HashMap::new(),
             releases: 0,
+            sampler: None,
         }
+    }
+
+    /// The same pool, which watches this share of the blocks that it hands out; none with `None`.
+    pub fn sampling(self, share: Option<f64>) -> Self {
+        Self { sampler: share.map(ResidencySampler::new), ..self }
+    }
+
+    /// Moves out what became of watched blocks since the last call.
+    pub fn take_residencies(&mut self) -> Vec<Residency> {
+        self.sampler.as_mut().map(ResidencySampler::take).unwrap_or_default()
     }
 
     /// Blocks needed for a number of tokens.
@@ -74,6 +89,9 @@ impl BlockPool {
             let Some(block) = self.empty.pop().or_else(|| self.forget_longest_unused()) else { return false };
             if let Some(state) = self.blocks.get_mut(block as usize) {
                 state.holders = 1;
+            }
+            if let Some(sampler) = &mut self.sampler {
+                sampler.handed_out(block, Instant::now());
             }
             table.push(block);
         }
@@ -101,6 +119,9 @@ impl BlockPool {
             }
             state.holders += 1;
             table.push(block);
+            if let Some(sampler) = &mut self.sampler {
+                sampler.taken_up(block, Instant::now());
+            }
         }
     }
 
@@ -123,6 +144,9 @@ impl BlockPool {
             state.holders = state.holders.saturating_sub(1);
             if state.holders > 0 {
                 continue;
+            }
+            if let Some(sampler) = &mut self.sampler {
+                sampler.released(block, Instant::now());
             }
             if state.hash.is_some() {
                 state.released = self.releases;
@@ -239,6 +263,20 @@ mod tests {
         assert!(pool.grow(&mut other, 4 * BLOCK_SIZE));
         assert_eq!(pool.known(&hashes).blocks, 0);
         assert!(!pool.grow(&mut other, 5 * BLOCK_SIZE));
+    }
+
+    #[test]
+    fn watched_blocks_are_told_of_when_their_place_is_taken() {
+        let (mut pool, hashes) = (BlockPool::new(2).sampling(Some(1.0)), hashes(2));
+        let mut first = published(&mut pool, &hashes);
+        let mut second = Vec::new();
+        pool.share(&hashes, &mut second);
+        pool.release(&mut first);
+        pool.release(&mut second);
+        assert!(pool.take_residencies().is_empty(), "the content is still there");
+        assert!(pool.grow(&mut first, 2 * BLOCK_SIZE));
+        let gaps: Vec<_> = pool.take_residencies().iter().map(|block| block.reuse_gaps.len()).collect();
+        assert_eq!(gaps, [1, 1]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::engine::block_hash::BlockHash;
 use crate::engine::block_pool::BlockPool;
+use crate::engine::residency::Residency;
 use crate::tensor::BLOCK_SIZE;
 
 /// A sequence, as the scheduler knows it. Never reused within a scheduler.
@@ -233,6 +234,16 @@ impl Scheduler {
     /// Share of the cache in use, in [0, 1].
     pub fn cache_usage(&self) -> f64 {
         self.pool.usage()
+    }
+
+    /// Blocks of the cache.
+    pub fn cache_blocks(&self) -> usize {
+        self.pool.capacity()
+    }
+
+    /// Moves out what became of watched blocks of the cache since the last call.
+    pub fn take_residencies(&mut self) -> Vec<Residency> {
+        self.pool.take_residencies()
     }
 
     /// Preemptions since the start.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::actors::messages::{OmniRequest, Record};
+use crate::actors::messages::OmniRequest;
 use crate::http::errors::ApiError;
 use crate::http::generation_fields::GenerationFields;
 use crate::http::request_id::ExternalId;
@@ -68,9 +68,9 @@ pub fn omni_request(
 impl AppState {
     /// Counts a generation request that was turned away before it reached the orchestrator, which counts its own.
     pub fn count_refusal<T>(&self, result: Result<T, ApiError>) -> Result<T, ApiError> {
-        if let (Err(error), Some(statistics)) = (&result, &self.statistics) {
-            let event = PipelineEvent::Rejected { reason: error.reason() };
-            statistics.do_send(Record(StatEvent::Pipeline(event)));
+        if let Err(error) = &result {
+            let reason = error.reason();
+            self.statistics.send(|| StatEvent::Pipeline(PipelineEvent::Rejected { reason }));
         }
         result
     }

@@ -23,6 +23,7 @@ pub mod completions;
 pub mod completions_request;
 pub mod completions_response;
 pub mod errors;
+pub mod exchange;
 pub mod fields;
 pub mod frontend;
 pub mod generation_fields;

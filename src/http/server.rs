@@ -8,9 +8,9 @@ use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 
-use crate::http::request_id;
 use crate::http::routes::configure;
 use crate::http::state::AppState;
+use crate::http::{exchange, request_id};
 
 /// How the server listens.
 #[derive(Debug, Clone)]
@@ -41,7 +41,11 @@ impl Default for ServerOptions {
 pub fn start(state: AppState, options: &ServerOptions) -> io::Result<(Server, Vec<SocketAddr>)> {
     let state = web::Data::new(state);
     let server = HttpServer::new(move || {
-        App::new().app_data(state.clone()).wrap(from_fn(request_id::carry)).configure(configure)
+        App::new()
+            .app_data(state.clone())
+            .wrap(from_fn(request_id::carry))
+            .wrap(from_fn(exchange::observe))
+            .configure(configure)
     })
     .workers(options.workers.max(1))
     .disable_signals()

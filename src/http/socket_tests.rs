@@ -3,6 +3,7 @@
 mod chat;
 mod completions;
 mod connections;
+mod exchanges;
 mod malformed;
 mod service;
 mod speech;

@@ -2,13 +2,11 @@
 
 use std::time::Instant;
 
-use actix::Recipient;
-
-use crate::actors::messages::{OmniRequest, Record};
+use crate::actors::messages::OmniRequest;
 use crate::http::recording::layout_of;
 use crate::http::state::AppState;
 use crate::ids::{RequestId, StageId};
-use crate::metrics::{Arrival, DeliveredAudio, PipelineEvent, Playback, StatEvent, continuity};
+use crate::metrics::{Arrival, DeliveredAudio, PipelineEvent, Playback, StatEvent, StatsSender, continuity};
 use crate::stages::{AudioPacket, Modality};
 
 /// How an answer goes to the client.
@@ -24,7 +22,7 @@ pub enum Delivery {
 #[derive(Debug)]
 pub struct SpeechAccount {
     /// Where the account goes.
-    statistics: Recipient<Record>,
+    statistics: StatsSender,
     /// The stage that speaks.
     stage: StageId,
     /// When the request reached the HTTP layer; times count from here.
@@ -40,11 +38,11 @@ pub struct SpeechAccount {
 impl SpeechAccount {
     /// An account of a request; `None` when it asks for no speech, or nobody keeps statistics.
     pub fn open(state: &AppState, request: &OmniRequest, delivery: Delivery) -> Option<Self> {
-        if !request.modalities.contains(&Modality::Audio) {
+        if !state.statistics.is_on() || !request.modalities.contains(&Modality::Audio) {
             return None;
         }
         Some(Self {
-            statistics: state.statistics.clone()?,
+            statistics: state.statistics.clone(),
             stage: state.pipeline.audio_stage()?,
             arrived: request.arrived,
             delivery,
@@ -68,8 +66,7 @@ impl SpeechAccount {
     /// The request ended by itself.
     pub fn close(self, request: RequestId) {
         let audio = self.delivered();
-        let event = PipelineEvent::AudioDelivered { request, audio };
-        self.statistics.do_send(Record(StatEvent::Pipeline(event)));
+        self.statistics.send(|| StatEvent::Pipeline(PipelineEvent::AudioDelivered { request, audio }));
     }
 
     fn delivered(&self) -> DeliveredAudio {

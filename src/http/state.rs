@@ -8,11 +8,12 @@ use std::time::Duration;
 use actix::Recipient;
 use thiserror::Error;
 
-use crate::actors::messages::{Abort, GetHealth, Record, Submit};
+use crate::actors::messages::{Abort, GetHealth, Submit};
 use crate::engine::SamplingParams;
 use crate::http::auth::ApiKeys;
 use crate::http::frontend::TextFrontend;
 use crate::ids::StageId;
+use crate::metrics::StatsSender;
 use crate::stages::Modality;
 
 /// Everything that a route may use; shared by all HTTP workers.
@@ -27,8 +28,9 @@ pub struct AppState {
     pub pipeline: PipelineShape,
     /// Writes `/metrics`.
     pub metrics: Arc<dyn MetricsPage>,
-    /// Told of requests that are turned away before they reach the orchestrator; `None` when statistics are off.
-    pub statistics: Option<Recipient<Record>>,
+    /// Told of every request that is answered, of those that are turned away before they reach the orchestrator, and of
+    /// speech that was delivered.
+    pub statistics: StatsSender,
     /// Bounds on what a request may ask for.
     pub limits: Limits,
     /// Who may ask.

@@ -22,7 +22,7 @@ use crate::http::state::{
 };
 use crate::http::{ApiKeys, Conversation, FrontendError, ServerOptions, TextFrontend};
 use crate::ids::RequestId;
-use crate::metrics::{DeliveredAudio, PipelineEvent, StatEvent};
+use crate::metrics::{DeliveredAudio, HttpExchange, PipelineEvent, StatEvent, StatsSender};
 use crate::stages::Modality;
 
 /// Tokens are bytes; the template writes `role: content` lines.
@@ -104,6 +104,8 @@ pub(super) struct Seen {
     pub(super) played: usize,
     /// What the HTTP layer told of spoken answers.
     pub(super) delivered: Vec<(RequestId, DeliveredAudio)>,
+    /// What it told of requests that were answered.
+    pub(super) exchanges: Vec<HttpExchange>,
 }
 
 /// Answers requests as scripted, in order; the last script is used again and again.
@@ -183,6 +185,7 @@ impl Handler<Record> for FakeOrchestrator {
             StatEvent::Pipeline(PipelineEvent::AudioDelivered { request, audio }) => {
                 seen.delivered.push((request, audio));
             }
+            StatEvent::Http(exchange) => seen.exchanges.push(exchange),
             other => panic!("the HTTP layer tells nothing of this kind: {other:?}"),
         }
     }
@@ -217,7 +220,7 @@ fn state_around(orchestrator: Addr<FakeOrchestrator>, stages: usize) -> AppState
             voices: Vec::new(),
         },
         metrics: Arc::new(FixedPage),
-        statistics: Some(orchestrator.recipient()),
+        statistics: StatsSender::new(move |event| orchestrator.do_send(Record(event))),
         limits: Limits::default(),
         api_keys: ApiKeys::default(),
         audio_delta: AudioDelta::default(),
@@ -364,6 +367,11 @@ impl TestServer {
         });
         let (address, handle) = started.recv().unwrap();
         Self { address, seen, handle, thread: Some(thread) }
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(super) fn get(&self, path: &str) -> Reply {

@@ -13,6 +13,13 @@ pub enum StatEvent {
     Pipeline(PipelineEvent),
     /// From a replica: its totals so far and the samples since its last report.
     Replica(Box<ReplicaReport>),
+    /// From the HTTP layer: a request was answered.
+    Http(HttpExchange),
+    /// From whoever wrote a page of metrics.
+    Scraped {
+        /// Seconds from asking for it to its last line.
+        seconds: f64,
+    },
     /// From the supervisor: a life of a replica began.
     ReplicaUp(ReplicaKey),
     /// From the supervisor: a life of a replica ended; its gauges go, its counters stay.
@@ -43,6 +50,8 @@ pub enum PipelineEvent {
     Started {
         /// Which request.
         request: RequestId,
+        /// Seconds from HTTP arrival until then.
+        waited_seconds: f64,
     },
     /// Its spoken answer was delivered. May come after [`Ended`](Self::Ended).
     AudioDelivered {
@@ -116,6 +125,18 @@ pub struct ReplicaStats {
     pub finished: Vec<FinishedRequest>,
     /// Chunks that came over its edge since the last report.
     pub transfers: Vec<TransferSample>,
+    /// The requests that it holds now; `None` if its worker does not say.
+    pub load: Option<ReplicaLoad>,
+    /// Requests that the stage was done with by itself since the last report.
+    pub stage_times: Vec<StageTimes>,
+    /// When the first chunks of requests came how far, of those that are known in full since the last report.
+    pub first_events: Vec<FirstEvents>,
+    /// Requests for images that ended in this replica since the last report.
+    pub diffusion: Vec<DiffusedRequest>,
+    /// How its KV cache is set up; `None` for stages that have none.
+    pub cache: Option<CacheConfiguration>,
+    /// Sampled blocks of its KV cache whose content was given up since the last report.
+    pub residencies: Vec<BlockResidency>,
     /// Totals and latest values of declared families since the replica's epoch began.
     pub labelled: LabelledStats,
 }
@@ -139,6 +160,111 @@ pub struct TransferSample {
     pub receive_seconds: f64,
 }
 
+/// What a replica holds at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReplicaLoad {
+    /// Requests that it holds or has queued.
+    pub in_flight: u64,
+    /// Those of them that its stage has not begun to work on.
+    pub waiting: u64,
+}
+
+/// How long a stage took for a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StageTimes {
+    /// Seconds from being queued at the replica to the first step that worked on it.
+    pub queue_seconds: f64,
+    /// Seconds from there to the end.
+    pub work_seconds: f64,
+    /// Seconds that its audio plays; 0 if it made none.
+    pub audio_seconds: f64,
+}
+
+/// When the first chunk of a request came how far on its way over an edge, in seconds from HTTP arrival.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FirstEvents {
+    /// The request; its route says which replicas.
+    pub request: RequestId,
+    /// The stage that sent the chunk.
+    pub from: StageId,
+    /// The stage that received it.
+    pub to: StageId,
+    /// The sender made it.
+    pub emit_seconds: f64,
+    /// The sender handed it over.
+    pub send_seconds: f64,
+    /// The receiver took it.
+    pub receive_seconds: f64,
+    /// The receiver gave its first output; `None` if it gave none.
+    pub output_seconds: Option<f64>,
+}
+
+/// A request for images that a diffusion stage is done with (reference, section 6.4).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct DiffusedRequest {
+    /// Denoising steps.
+    pub steps: u64,
+    /// Images made.
+    pub images: u64,
+    /// Pixels of each.
+    pub pixels: u64,
+    /// Seconds from admission to the diffusion engine to the raw images.
+    pub execution_seconds: f64,
+    /// Seconds spent on preparing it.
+    pub preprocess_seconds: f64,
+    /// Seconds spent on making image files.
+    pub postprocess_seconds: f64,
+    /// Seconds of the image decoder, where parts are measured.
+    pub vae_decode_seconds: Option<f64>,
+    /// Seconds of all denoising steps, where parts are measured.
+    pub forward_seconds: Option<f64>,
+    /// Seconds of receiving keys and values, if it did.
+    pub kv_load_seconds: Option<f64>,
+    /// Seconds from being handed to the stage to the first image, if there was one.
+    pub first_image_seconds: Option<f64>,
+    /// The most bytes of device memory that it needed, where that is known.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// How the KV cache of an engine replica is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheConfiguration {
+    /// Tokens of a block.
+    pub block_size: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// Whether requests share what is cached of their common prefixes.
+    pub prefix_caching: bool,
+}
+
+/// How long a block of a KV cache kept its content, and who took it up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockResidency {
+    /// Seconds from being handed out to giving the content up.
+    pub lifetime_seconds: f64,
+    /// Seconds from the release by the last holder to giving the content up.
+    pub idle_seconds: f64,
+    /// Seconds between two requests taking the content up, of the last four that did.
+    pub reuse_gap_seconds: Vec<f64>,
+}
+
+/// A request to the HTTP server, and its response.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpExchange {
+    /// A method that HTTP defines, or `OTHER`.
+    pub method: &'static str,
+    /// The pattern of the route that answered; `None` where there is no such route.
+    pub route: Option<String>,
+    /// The status of the response.
+    pub status: u16,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// Bytes of the response's body that were written.
+    pub response_bytes: u64,
+    /// Seconds from the request's head to the response's last byte.
+    pub seconds: f64,
+}
+
 /// Scheduler values at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SchedulerSnapshot {
@@ -153,7 +279,7 @@ pub struct SchedulerSnapshot {
 }
 
 /// Totals of an engine since its epoch began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct EngineTotals {
     /// Prompt tokens of requests that gave their first output.
     pub prompt_tokens: u64,
@@ -171,6 +297,25 @@ pub struct EngineTotals {
     pub preemptions: u64,
     /// Steps that gave output.
     pub steps: u64,
+    /// Requests that failed because the model gave no finite logit.
+    pub corrupted_requests: u64,
+    /// Media looked up in the cache of what was made of them.
+    pub media_cache_queries: u64,
+    /// Media found there.
+    pub media_cache_hits: u64,
+    /// What its steps were in terms of work; nothing where that is not estimated.
+    pub work: StepWork,
+}
+
+/// What steps are in terms of work. Too much for integers of 64 bits, so that small amounts get lost beside large ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StepWork {
+    /// Floating-point operations.
+    pub operations: f64,
+    /// Bytes read.
+    pub read_bytes: f64,
+    /// Bytes written.
+    pub write_bytes: f64,
 }
 
 /// A sample for a histogram.
@@ -187,6 +332,8 @@ pub enum TokenSample {
 /// A request that ended in a replica by itself (reference, section 3.4).
 #[derive(Debug, Clone, PartialEq)]
 pub struct FinishedRequest {
+    /// Which request.
+    pub request: RequestId,
     /// Why.
     pub reason: FinishReason,
     /// Seconds from arrival to the last output.
@@ -224,6 +371,8 @@ pub struct StageDescription {
     pub max_model_len: Option<u64>,
     /// Whether clients get audio from it.
     pub makes_audio: bool,
+    /// Whether it makes images by diffusion.
+    pub diffusion: bool,
     /// The families that it declares, if it is a custom stage.
     pub families: Vec<MetricFamily>,
 }

@@ -13,16 +13,18 @@ pub mod exposition;
 pub mod families;
 pub mod labelled;
 pub mod ledger;
+pub mod reference;
 pub mod reporting;
 pub mod settings;
 
 pub use continuity::{Arrival, Continuity, continuity};
 pub use error::MetricsError;
 pub use events::{
-    DeliveredAudio, EngineTotals, FinishedRequest, PipelineEvent, Playback, ReplicaReport, ReplicaStats,
-    SchedulerSnapshot, StageDescription, StatEvent, TokenSample, TransferSample,
+    BlockResidency, CacheConfiguration, DeliveredAudio, DiffusedRequest, EngineTotals, FinishedRequest,
+    FirstEvents, HttpExchange, PipelineEvent, Playback, ReplicaLoad, ReplicaReport, ReplicaStats,
+    SchedulerSnapshot, StageDescription, StageTimes, StatEvent, StepWork, TokenSample, TransferSample,
 };
-pub use exposition::{Exposition, TEXT_CONTENT_TYPE};
+pub use exposition::{Exposition, TextFormat};
 pub use labelled::{
     CounterFamily, GaugeFamily, HistogramFamily, InvalidFamily, LabelledStats, MetricFamily, Recorder,
 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::metrics::Exposition;
+use crate::metrics::{Exposition, TextFormat};
 
 /// A page in the classic text format, parsed strictly: anything unexpected is a panic that shows the line.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ pub(crate) struct Page {
 
 impl Page {
     pub(crate) fn of(exposition: &Exposition) -> Self {
-        Self::parse(&exposition.to_text())
+        Self::parse(&exposition.to_text(TextFormat::Classic))
     }
 
     pub(crate) fn parse(text: &str) -> Self {

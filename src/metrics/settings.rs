@@ -12,6 +12,8 @@ pub struct MetricsSettings {
     pub omni_prefix: OmniPrefix,
     /// Whether statistics are kept. If not, families of the pipeline stay at zero and engine families do not exist.
     pub log_stats: bool,
+    /// Whether engines sample blocks of their KV caches.
+    pub kv_cache_metrics: bool,
     /// The stages of the pipeline, in order. Chunks go from each stage to the one after it.
     pub stages: Vec<StageDescription>,
 }

@@ -12,7 +12,7 @@ use super::random::Random;
 use super::timing::Repeats;
 use crate::engine::{Draw, Sampler, SamplingParams, SequenceKey, TokenHistory};
 use crate::models::LoadError;
-use crate::models::qwen3::{DecodeTraffic, DecoderConfig, LanguageModel};
+use crate::models::qwen3::{DecodeTraffic, DecoderConfig, LanguageModel, StepShape};
 use crate::models::qwen3_omni::{OmniConfig, Thinker};
 use crate::stages::StageError;
 use crate::stages::checkpoint_pipeline::ReplicaModel;
@@ -326,11 +326,7 @@ impl Run {
 
 /// Multiplications and additions of the products of a prompt whose last token wants logits, and of its attention.
 fn prefill_operations(config: &DecoderConfig, tokens: usize) -> f64 {
-    let products = tokens as f64 * config.weights_per_row() as f64 + config.head_weights() as f64;
-    // Each token meets itself and those before it, with the product of query and key and that of weight and value.
-    let meetings = tokens as f64 * (tokens as f64 + 1.0) / 2.0;
-    let attention = meetings * (2 * config.attention.query_width() * config.layers.len()) as f64;
-    2.0 * (products + attention)
+    config.operations(StepShape::span(0, tokens, true))
 }
 
 #[cfg(test)]

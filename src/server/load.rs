@@ -224,7 +224,7 @@ fn load_model(
     let threads = args.cpu_threads.map(usize::from);
     // What is asked for as f32 is computed in f32.
     let cpu = if deploy.dtype == Dtype::Float32 { Cpu::exact(threads)? } else { Cpu::new(threads)? };
-    let options = PipelineOptions { seed: args.seed, statistics: args.log_stats, deploy };
+    let options = PipelineOptions { seed: args.seed, statistics: args.statistics(), deploy };
     let source = ModelSource { checkpoint, store: &store, tokenizer: &tokenizer, options: &options };
     let (built, device) = match gpu {
         None => (build_on_cpu(found.served, source, &cpu)?, ModelDevice::Cpu(cpu)),

@@ -46,6 +46,7 @@ impl StartedPipeline {
             model_name: names.first().cloned().unwrap_or_default(),
             omni_prefix: args.metrics_omni_prefix.parse::<OmniPrefix>().map_err(ServerError::Prefix)?,
             log_stats: args.log_stats,
+            kv_cache_metrics: args.kv_cache_metrics,
             ..RuntimeOptions::default()
         };
         for note in &model.notes {

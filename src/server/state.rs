@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use actix::Addr;
 
@@ -17,7 +17,7 @@ use crate::http::{
     ApiKeys, AppState, Limits, MetricsPage, MetricsText, OrchestratorPort, PipelineShape, PlainText,
     ScrapeError, ServedModel, StageShape, TextFrontend,
 };
-use crate::metrics::TEXT_CONTENT_TYPE;
+use crate::metrics::{StatEvent, StatsSender, TextFormat};
 use crate::stages::Modality;
 
 /// What the built-in demo is, for the log and for `/v1/models`.
@@ -62,8 +62,11 @@ pub(super) fn app_state(
             default_modalities: args.default_modalities.iter().map(|kind| modality(*kind)).collect(),
             voices: model.pipeline.voices.clone(),
         },
-        metrics: Arc::new(ActorPage(runtime.metrics.clone())),
-        statistics: args.log_stats.then(|| runtime.metrics.clone().recipient()),
+        metrics: Arc::new(ActorPage {
+            actor: runtime.metrics.clone(),
+            statistics: runtime.statistics.clone(),
+        }),
+        statistics: runtime.statistics.clone(),
         limits: Limits::default(),
         api_keys: ApiKeys::new(args.api_key.clone()),
         audio_delta: args.audio_delta.into(),
@@ -89,15 +92,23 @@ pub(super) fn modality(kind: ModalityArg) -> Modality {
     }
 }
 
-/// The metrics page of the metrics actor, written on the thread that asks for it.
-struct ActorPage(Addr<MetricsActor>);
+/// The metrics page of the metrics actor, written on a thread that nobody waits for.
+struct ActorPage {
+    actor: Addr<MetricsActor>,
+    /// Told how long pages take.
+    statistics: StatsSender,
+}
 
 impl MetricsPage for ActorPage {
-    fn scrape(&self, _: &str) -> Pin<Box<dyn Future<Output = Result<MetricsText, ScrapeError>>>> {
-        let scrape = self.0.send(Scrape);
+    fn scrape(&self, accept: &str) -> Pin<Box<dyn Future<Output = Result<MetricsText, ScrapeError>>>> {
+        let (format, began) = (TextFormat::for_accept(accept), Instant::now());
+        let (scrape, statistics) = (self.actor.send(Scrape), self.statistics.clone());
         Box::pin(async move {
             let exposition = scrape.await.map_err(|error| ScrapeError(error.to_string()))?;
-            Ok(MetricsText { content_type: TEXT_CONTENT_TYPE, body: exposition.to_text() })
+            let body = tokio::task::spawn_blocking(move || exposition.to_text(format));
+            let body = body.await.map_err(|error| ScrapeError(error.to_string()))?;
+            statistics.send(|| StatEvent::Scraped { seconds: began.elapsed().as_secs_f64() });
+            Ok(MetricsText { content_type: format.content_type(), body })
         })
     }
 }

@@ -1,12 +1,17 @@
 //! What an autoregressive stage counts: the field's engine statistics, with arrival at the HTTP layer.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::engine::{FinishReason, Scheduler};
+use crate::engine::{FinishReason, ScheduledSpan, Scheduler};
 use crate::ids::RequestId;
-use crate::metrics::{EngineTotals, FinishedRequest, ReplicaStats, SchedulerSnapshot, TokenSample};
-use crate::stages::StageRequest;
+use crate::metrics::{
+    BlockResidency, CacheConfiguration, EngineTotals, FinishedRequest, ReplicaStats, SchedulerSnapshot,
+    StepWork, TokenSample,
+};
+use crate::models::qwen3::{DecodeTraffic, StepShape, Work};
+use crate::stages::{EngineStatisticsOptions, StageRequest};
+use crate::tensor::BLOCK_SIZE;
 
 /// Totals, samples, and the times of the requests that are there.
 #[derive(Debug, Default)]
@@ -19,6 +24,10 @@ pub(super) struct EngineStatistics {
     step_prompt_tokens: u64,
     /// Tokens that the present step gave.
     step_generated_tokens: u64,
+    /// What the work of steps depends on, if it is estimated.
+    decoder: Option<DecodeTraffic>,
+    /// Whether requests share what is cached of their common prefixes.
+    prefix_caching: bool,
 }
 
 /// The times of one request.
@@ -39,6 +48,41 @@ struct Times {
 }
 
 impl EngineStatistics {
+    /// Statistics of a stage; `None` if none are kept.
+    pub(super) fn new(options: &EngineStatisticsOptions, prefix_caching: bool) -> Option<Self> {
+        options.kept.then(|| Self { decoder: options.work.clone(), prefix_caching, ..Self::default() })
+    }
+
+    /// A step with these spans is launched.
+    pub(super) fn launched(&mut self, spans: &[ScheduledSpan]) {
+        let Some(decoder) = &self.decoder else { return };
+        let mut shape = StepShape::default();
+        for span in spans {
+            shape += StepShape::span(span.start, span.len, span.reaches_end);
+        }
+        let work = decoder.work(shape);
+        self.add_work(work);
+    }
+
+    /// A step has work beside its spans, which is asked for if work is estimated: with the bytes of a weight on average.
+    pub(super) fn worked(&mut self, work: impl FnOnce(f64) -> Work) {
+        if let Some(bytes_per_weight) = self.decoder.as_ref().map(|decoder| decoder.bytes_per_weight) {
+            self.add_work(work(bytes_per_weight));
+        }
+    }
+
+    fn add_work(&mut self, work: Work) {
+        let StepWork { operations, read_bytes, write_bytes } = &mut self.totals.work;
+        *operations += work.operations;
+        *read_bytes += work.read_bytes;
+        *write_bytes += work.write_bytes;
+    }
+
+    /// No token could be chosen for a request: the model gave no finite logit.
+    pub(super) fn corrupted(&mut self) {
+        self.totals.corrupted_requests += 1;
+    }
+
     /// A request came, with so many rows in its prompt.
     pub(super) fn queued(&mut self, request: &StageRequest, prompt_tokens: usize) {
         let choices = request.choices as usize;
@@ -118,6 +162,7 @@ impl EngineStatistics {
         let scheduled = times.scheduled.unwrap_or(last);
         let first = times.first_token.unwrap_or(last);
         self.finished.push(FinishedRequest {
+            request: id,
             reason,
             e2e_seconds: seconds(times.arrived, last),
             queue_seconds: seconds(times.queued, scheduled),
@@ -140,7 +185,7 @@ impl EngineStatistics {
     }
 
     /// Moves what was counted into a report.
-    pub(super) fn report(&mut self, scheduler: &Scheduler, stats: &mut ReplicaStats) {
+    pub(super) fn report(&mut self, scheduler: &mut Scheduler, stats: &mut ReplicaStats) {
         self.totals.preemptions = scheduler.preemptions();
         stats.totals = Some(self.totals);
         stats.scheduler = Some(SchedulerSnapshot {
@@ -149,6 +194,16 @@ impl EngineStatistics {
             waiting_deferred: scheduler.num_deferred() as u64,
             kv_cache_usage: scheduler.cache_usage(),
         });
+        stats.cache = Some(CacheConfiguration {
+            block_size: BLOCK_SIZE as u64,
+            blocks: scheduler.cache_blocks() as u64,
+            prefix_caching: self.prefix_caching,
+        });
+        stats.residencies.extend(scheduler.take_residencies().into_iter().map(|block| BlockResidency {
+            lifetime_seconds: block.lifetime.as_secs_f64(),
+            idle_seconds: block.idle.as_secs_f64(),
+            reuse_gap_seconds: block.reuse_gaps.iter().map(Duration::as_secs_f64).collect(),
+        }));
         stats.samples.append(&mut self.samples);
         stats.finished.append(&mut self.finished);
     }

@@ -20,6 +20,7 @@ pub mod sampling_defaults;
 pub mod served_model;
 pub mod size;
 pub mod stage;
+pub mod statistics_options;
 pub mod talker;
 pub mod text_generation;
 pub mod trial;
@@ -36,4 +37,5 @@ pub use request::{Cancellation, Message, Modality, Prompt, StageInput, StageRequ
 pub use served_model::ServedModel;
 pub use size::StageSize;
 pub use stage::{Poll, Readiness, Stage, StageFactory, Ticket};
+pub use statistics_options::{EngineStatisticsOptions, StatisticsOptions};
 pub use trial::StageTrial;

@@ -169,6 +169,7 @@ impl Pipeline {
             replicas: spec.replicas,
             max_model_len: spec.max_model_len.map(|len| len as u64),
             makes_audio: self.gives(index) == Some(Modality::Audio),
+            diffusion: spec.output == Some(Modality::Image),
             families: spec.families.clone(),
         };
         self.stages.iter().enumerate().map(description).collect()

@@ -38,6 +38,8 @@ pub struct Parcel {
     from: StageId,
     /// Bytes handed over.
     size_bytes: usize,
+    /// When its chunk was there to be sent.
+    made_at: Instant,
     /// Seconds spent on making the parcel.
     send_seconds: f64,
     /// When it was handed over.
@@ -59,6 +61,10 @@ pub struct Arrival {
     pub from: StageId,
     /// Bytes handed over: of content where chunks are passed as they are, of the encoding where they are encoded.
     pub size_bytes: usize,
+    /// When it was there to be sent.
+    pub made_at: Instant,
+    /// When it was handed over.
+    pub sent_at: Instant,
     /// Seconds that the sender spent on handing it over.
     pub send_seconds: f64,
     /// Seconds between the two, the wait in the receiver's queue included.
@@ -100,7 +106,8 @@ impl EdgeSender {
             }
         };
         let sent_at = Instant::now();
-        Ok(Parcel { content, from, size_bytes, send_seconds: (sent_at - begun).as_secs_f64(), sent_at })
+        let send_seconds = (sent_at - begun).as_secs_f64();
+        Ok(Parcel { content, from, size_bytes, made_at: begun, send_seconds, sent_at })
     }
 
     /// Hands a parcel over, or gives it back.
@@ -126,7 +133,7 @@ impl EdgeSender {
 impl EdgeReceiver {
     /// The next chunk, if one is there. An error names bytes that are no chunk; they are dropped.
     pub fn try_receive(&self) -> Option<Result<Arrival, WireError>> {
-        let Parcel { content, from, size_bytes, send_seconds, sent_at } = self.0.try_recv().ok()?;
+        let Parcel { content, from, size_bytes, made_at, send_seconds, sent_at } = self.0.try_recv().ok()?;
         let taken_at = Instant::now();
         let chunk = match content {
             Content::Chunk(chunk) => chunk,
@@ -139,6 +146,8 @@ impl EdgeReceiver {
             chunk,
             from,
             size_bytes,
+            made_at,
+            sent_at,
             send_seconds,
             in_flight_seconds: taken_at.saturating_duration_since(sent_at).as_secs_f64(),
             receive_seconds: taken_at.elapsed().as_secs_f64(),

@@ -71,6 +71,14 @@ pub struct AudioPacket {
     pub channels: u16,
 }
 
+impl AudioPacket {
+    /// How long it plays; 0 if it does not say how fast.
+    pub fn seconds(&self) -> f64 {
+        let per_second = f64::from(self.sample_rate) * f64::from(self.channels);
+        if per_second > 0.0 { self.samples.len() as f64 / per_second } else { 0.0 }
+    }
+}
+
 /// A tensor in host memory, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostTensor {

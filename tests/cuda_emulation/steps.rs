@@ -53,7 +53,7 @@ fn stage(
         prefix_caching: true,
         eos_ids: vec![END],
         seed: 3,
-        statistics: true,
+        statistics: true.into(),
     };
     let limits = BatchLimits { rows: budget, logit_rows: scheduler.max_num_seqs };
     let model = model(limits, Sampler::new(vec![END], Vec::new()));

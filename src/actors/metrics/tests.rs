@@ -8,7 +8,7 @@ use crate::ids::{Epoch, RequestId};
 use crate::metrics::definitions::labels;
 use crate::metrics::{
     EngineTotals, OmniPrefix, PipelineEvent, ReplicaReporter, ReplicaStats, SchedulerSnapshot,
-    StageDescription,
+    StageDescription, TextFormat,
 };
 use crate::stages::{Modality, StageError};
 
@@ -20,13 +20,20 @@ fn settings(log_stats: bool) -> MetricsSettings {
         replicas: 1,
         max_model_len: Some(64),
         makes_audio: false,
+        diffusion: false,
         families: Vec::new(),
     }];
-    MetricsSettings { model_name: "m".to_owned(), omni_prefix: OmniPrefix::default(), log_stats, stages }
+    MetricsSettings {
+        model_name: "m".to_owned(),
+        omni_prefix: OmniPrefix::default(),
+        log_stats,
+        kv_cache_metrics: false,
+        stages,
+    }
 }
 
-/// A worker that has counted 42 tokens it would not report by itself, and answers its port when the other end of `held_up` is gone.
-fn silent_worker(sender: StatsSender, held_up: mpsc::Receiver<()>) -> Arc<StatsPort> {
+/// A worker that has counted 42 tokens it would not report by itself, and answers its port unless it is `stuck`.
+fn silent_worker(sender: StatsSender, stuck: bool) -> Arc<StatsPort> {
     let (wake, woken) = mpsc::channel();
     let port = Arc::new(StatsPort::new(move || {
         let _ = wake.send(());
@@ -34,17 +41,18 @@ fn silent_worker(sender: StatsSender, held_up: mpsc::Receiver<()>) -> Arc<StatsP
     let mut reporter = ReplicaReporter::new(KEY, sender, Arc::clone(&port));
     thread::spawn(move || {
         while woken.recv().is_ok() {
-            let _ = held_up.recv();
-            reporter.report_if_due(Instant::now(), false, |stats: &mut ReplicaStats| {
-                stats.totals = Some(EngineTotals { generation_tokens: 42, ..Default::default() });
-            });
+            if !stuck {
+                reporter.report_if_due(Instant::now(), false, |stats: &mut ReplicaStats| {
+                    stats.totals = Some(EngineTotals { generation_tokens: 42, ..Default::default() });
+                });
+            }
         }
     });
     port
 }
 
 async fn page(address: &Addr<MetricsActor>) -> String {
-    address.send(Scrape).await.unwrap().to_text()
+    address.send(Scrape).await.unwrap().to_text(TextFormat::Classic)
 }
 
 const TOKENS: &str = "vllm:generation_tokens_total{model_name=\"m\",replica=\"0\",stage=\"0\"}";
@@ -52,7 +60,7 @@ const TOKENS: &str = "vllm:generation_tokens_total{model_name=\"m\",replica=\"0\
 #[actix::test]
 async fn a_scrape_holds_what_replicas_counted_until_then() {
     let (address, sender) = MetricsActor::start_with_sender(settings(true), &Arbiter::current()).unwrap();
-    let port = silent_worker(sender, mpsc::channel().1);
+    let port = silent_worker(sender, false);
     address.send(RegisterReplica { key: KEY, port }).await.unwrap();
     assert!(page(&address).await.contains(&format!("{TOKENS} 42.0\n")));
 }
@@ -60,13 +68,11 @@ async fn a_scrape_holds_what_replicas_counted_until_then() {
 #[actix::test]
 async fn a_scrape_does_not_wait_for_a_replica_that_is_stuck_and_delays_nobody() {
     let (address, sender) = MetricsActor::start_with_sender(settings(true), &Arbiter::current()).unwrap();
-    let (stuck, held_up) = mpsc::channel();
-    let port = silent_worker(sender.clone(), held_up);
+    let port = silent_worker(sender.clone(), true);
     address.send(RegisterReplica { key: KEY, port }).await.unwrap();
     let scrape = address.send(Scrape);
     sender.send(|| StatEvent::Pipeline(PipelineEvent::Accepted { request: RequestId(1), route: vec![KEY] }));
-    let text = scrape.await.unwrap().to_text();
-    drop(stuck);
+    let text = scrape.await.unwrap().to_text(TextFormat::Classic);
     assert!(text.contains(&format!("{TOKENS} 0.0\n")));
     assert!(text.contains("vllm:omni_requests_accepted_total{model_name=\"m\"} 1.0\n"));
 }
@@ -126,6 +132,37 @@ async fn without_statistics_the_page_is_placeholders_and_nothing_is_sent() {
     assert!(!text.contains("vllm:generation_tokens_total"));
 }
 
+#[actix::test]
+async fn a_page_tells_of_the_events_handled_and_of_those_that_wait() {
+    let (address, sender) = MetricsActor::start_with_sender(settings(true), &Arbiter::current()).unwrap();
+    for _ in 0..3 {
+        sender.send(|| StatEvent::Pipeline(PipelineEvent::Rejected { reason: "overloaded" }));
+    }
+    sender.send(|| StatEvent::Scraped { seconds: 0.5 });
+    let page = page(&address).await;
+    for line in [
+        "vllm:omni_metrics_events_total{model_name=\"m\"} 4.0\n",
+        "vllm:omni_metrics_mailbox_depth{model_name=\"m\"} 0.0\n",
+        "vllm:omni_metrics_scrape_s_sum{model_name=\"m\"} 0.5\n",
+    ] {
+        assert!(page.contains(line), "{line}");
+    }
+}
+
+#[actix::test]
+async fn events_that_were_sent_and_not_handled_wait() {
+    let actor = MetricsActor::new(settings(true)).unwrap();
+    let waiting = Arc::clone(&actor.waiting_events);
+    waiting.store(7, Ordering::Relaxed);
+    let address = actor.start();
+    assert!(page(&address).await.contains("vllm:omni_metrics_mailbox_depth{model_name=\"m\"} 7.0\n"));
+    address
+        .send(Record(StatEvent::Pipeline(PipelineEvent::Rejected { reason: "overloaded" })))
+        .await
+        .unwrap();
+    assert_eq!(waiting.load(Ordering::Relaxed), 6);
+}
+
 #[test]
 fn the_reasons_known_to_the_definitions_are_those_of_the_errors() {
     let rejections = [
@@ -146,7 +183,11 @@ fn the_reasons_known_to_the_definitions_are_those_of_the_errors() {
         StageError::Failed,
     ];
     let replicas = exits.map(|cause| cause.reason()).into_iter().chain([Unavailable.reason()]);
-    let failures = failures.map(|failure| failure(String::new()).reason());
-    let words: Vec<_> = aborts.map(AbortCause::reason).into_iter().chain(replicas).chain(failures).collect();
+    let failed = failures.map(|failure| failure(String::new()).reason());
+    let words: Vec<_> = aborts.map(AbortCause::reason).into_iter().chain(replicas).chain(failed).collect();
     assert_eq!(labels::FAILED_REASON.known, words);
+    let broken = failures.map(|failure| ExitCause::Broken(failure(String::new())).reason());
+    let ends: Vec<_> = [ExitCause::Panicked(String::new()).reason()].into_iter().chain(broken).collect();
+    assert_eq!(labels::RESTART_REASON.known, ends);
+    assert_eq!(labels::STOPPED, ExitCause::Stopped.reason());
 }

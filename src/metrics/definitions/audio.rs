@@ -44,6 +44,17 @@ pub const REAL_TIME_FACTOR: Definition = Definition {
     moves: "a spoken answer is complete",
 };
 
+/// `audio_stage_rtf`
+pub const STAGE_REAL_TIME_FACTOR: Definition = Definition {
+    suffix: "audio_stage_rtf",
+    namespace: Namespace::Omni,
+    kind: Kind::Histogram(buckets::REAL_TIME_FACTOR),
+    help: "Seconds from the first step of the stage that works on a request to the last, over the seconds that its audio plays.",
+    unit: Unit::Ratio,
+    labels: AUDIO,
+    moves: "a stage that makes audio is done with a request by itself",
+};
+
 /// `audio_frames_total`
 pub const FRAMES: Definition = Definition {
     suffix: "audio_frames_total",
@@ -89,5 +100,13 @@ pub const SKIPPED: Definition = Definition {
 };
 
 /// Every family of audio, in the order of `/metrics`.
-pub const ALL: &[&Definition] =
-    &[&TIME_TO_FIRST_PACKET, &DURATION, &REAL_TIME_FACTOR, &FRAMES, &UNDERRUN, &CONTINUITY_OK, &SKIPPED];
+pub const ALL: &[&Definition] = &[
+    &TIME_TO_FIRST_PACKET,
+    &DURATION,
+    &REAL_TIME_FACTOR,
+    &STAGE_REAL_TIME_FACTOR,
+    &FRAMES,
+    &UNDERRUN,
+    &CONTINUITY_OK,
+    &SKIPPED,
+];

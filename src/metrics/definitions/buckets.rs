@@ -66,6 +66,31 @@ pub const BYTES: Buckets = Buckets::Fixed(&[
 pub const REAL_TIME_FACTOR: Buckets =
     Buckets::Fixed(&[0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 5.0, 10.0]);
 
+/// Denoising steps of a request.
+pub const INFERENCE_STEPS: Buckets =
+    Buckets::Fixed(&[1.0, 2.0, 4.0, 8.0, 9.0, 12.0, 16.0, 20.0, 30.0, 50.0, 100.0, 200.0]);
+
+/// Pixels of an image: the powers of 2 from 128 by 128 to 4096 by 4096.
+pub const PIXELS: Buckets = Buckets::Fixed(&[
+    16384.0, 32768.0, 65536.0, 131072.0, 262144.0, 524288.0, 1048576.0, 2097152.0, 4194304.0, 8388608.0,
+    16777216.0,
+]);
+
+/// Seconds that a block of the KV cache keeps its content.
+pub const RESIDENCY: Buckets = Buckets::Fixed(&[
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0,
+    300.0, 600.0, 1200.0, 1800.0,
+]);
+
+/// Seconds of an HTTP exchange.
+pub const HTTP_SECONDS: Buckets = Buckets::Fixed(&[
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 7.5, 10.0,
+    30.0, 60.0,
+]);
+
+/// The same where there are many series.
+pub const HTTP_SECONDS_COARSE: Buckets = Buckets::Fixed(&[0.1, 0.5, 1.0]);
+
 /// The parameter `n`.
 pub const CHOICES: Buckets = Buckets::Fixed(&[1.0, 2.0, 5.0, 10.0, 20.0]);
 
@@ -118,6 +143,11 @@ mod tests {
             TRANSFER_SECONDS,
             BYTES,
             REAL_TIME_FACTOR,
+            INFERENCE_STEPS,
+            PIXELS,
+            RESIDENCY,
+            HTTP_SECONDS,
+            HTTP_SECONDS_COARSE,
             CHOICES,
             PREEMPTIONS,
         ] {

@@ -1,6 +1,8 @@
 //! Families of one replica of one engine stage, with the names of vLLM's own.
 
-use super::labels::{FINISHED_REASON, Label, MODEL_NAME, PROMPT_SOURCE, REPLICA, STAGE, WAITING_REASON};
+use super::labels::{
+    FINISHED_REASON, Label, MODEL_NAME, PROMPT_SOURCE, REPLICA, SLEEP_STATE, STAGE, WAITING_REASON,
+};
 use super::{Buckets, Definition, Kind, Namespace, Unit, buckets};
 
 const ENGINE: &[Label] = &[MODEL_NAME, STAGE, REPLICA];
@@ -47,6 +49,17 @@ pub const KV_CACHE_USAGE: Definition = Definition {
     unit: Unit::Fraction,
     labels: ENGINE,
     moves: "the replica's scheduler values are published",
+};
+
+/// `engine_sleep_state`
+pub const ENGINE_SLEEP_STATE: Definition = Definition {
+    suffix: "engine_sleep_state",
+    namespace: Namespace::Engine,
+    kind: Kind::Gauge,
+    help: "1 at the state that the replica is in. Replicas never sleep, so a living one is awake.",
+    unit: Unit::State,
+    labels: &[MODEL_NAME, STAGE, REPLICA, SLEEP_STATE],
+    moves: "a life of the replica begins or ends",
 };
 
 /// `prefix_cache_queries_total`
@@ -168,6 +181,17 @@ pub const REQUEST_SUCCESS: Definition = Definition {
     unit: Unit::Requests,
     labels: &[MODEL_NAME, STAGE, REPLICA, FINISHED_REASON],
     moves: "a request ends in the replica by itself",
+};
+
+/// `corrupted_requests_total`
+pub const CORRUPTED_REQUESTS: Definition = Definition {
+    suffix: "corrupted_requests_total",
+    namespace: Namespace::Engine,
+    kind: Kind::Counter,
+    help: "Requests that failed because the model gave no finite logit.",
+    unit: Unit::Requests,
+    labels: ENGINE,
+    moves: "no token can be chosen for a request",
 };
 
 /// `request_prompt_tokens`
@@ -319,9 +343,11 @@ pub const ALL: &[&Definition] = &[
     &REQUESTS_WAITING,
     &REQUESTS_WAITING_BY_REASON,
     &KV_CACHE_USAGE,
+    &ENGINE_SLEEP_STATE,
     &PREFIX_CACHE_QUERIES,
     &PREFIX_CACHE_HITS,
     &PREEMPTIONS,
+    &CORRUPTED_REQUESTS,
     &PROMPT_TOKENS,
     &PROMPT_TOKENS_BY_SOURCE,
     &PROMPT_TOKENS_CACHED,

@@ -78,6 +78,62 @@ pub const SOURCE_COMPUTED: &str = "local_compute";
 /// They were found in the replica's prefix cache.
 pub const SOURCE_CACHED: &str = "local_cache_hit";
 
+/// How a stage works.
+pub const STAGE_TYPE: Label = Label { name: "stage_type", known: &[] };
+
+/// It is an engine: it generates tokens one after the other.
+pub const STAGE_TYPE_LLM: &str = "llm";
+
+/// It makes images by diffusion.
+pub const STAGE_TYPE_DIFFUSION: &str = "diffusion";
+
+/// It works otherwise, as a vocoder does.
+pub const STAGE_TYPE_OTHER: &str = "other";
+
+/// Why a life of a replica ended; the words of its failure.
+pub const RESTART_REASON: Label = Label {
+    name: "reason",
+    known: &[
+        "replica_panic",
+        "invalid_input",
+        "out_of_capacity",
+        "stage_protocol",
+        "device_error",
+        "stage_error",
+    ],
+};
+
+/// Why the life of a replica ends that is stopped; it is not started anew.
+pub const STOPPED: &str = "replica_stopped";
+
+/// Whether an engine sleeps, and how deeply.
+pub const SLEEP_STATE: Label =
+    Label { name: "sleep_state", known: &[AWAKE, "weights_offloaded", "discard_all"] };
+
+/// It does not sleep.
+pub const AWAKE: &str = "awake";
+
+/// Tokens of a block of the KV cache.
+pub const BLOCK_SIZE: Label = Label { name: "block_size", known: &[] };
+
+/// Blocks of the KV cache, on whatever device it is.
+pub const NUM_GPU_BLOCKS: Label = Label { name: "num_gpu_blocks", known: &[] };
+
+/// Tokens that the KV cache holds.
+pub const KV_CACHE_SIZE_TOKENS: Label = Label { name: "kv_cache_size_tokens", known: &[] };
+
+/// Whether requests share what is cached of their common prefixes: `True` or `False`.
+pub const ENABLE_PREFIX_CACHING: Label = Label { name: "enable_prefix_caching", known: &[] };
+
+/// The method of an HTTP request; `OTHER` for one that HTTP does not define.
+pub const METHOD: Label = Label { name: "method", known: &[] };
+
+/// The class of the status of a response, such as `2xx`.
+pub const STATUS: Label = Label { name: "status", known: &[] };
+
+/// The pattern of the route that answered; `none` where there was none.
+pub const HANDLER: Label = Label { name: "handler", known: &[] };
+
 /// The longest underrun of an answer that counts as continuous, in milliseconds.
 pub const THRESHOLD_MS: Label = Label { name: "threshold_ms", known: &[CONTINUITY_THRESHOLD_MS] };
 

@@ -4,11 +4,20 @@
 //! the tests are made from these definitions or checked against them.
 
 pub mod audio;
+pub mod bookkeeping;
 pub mod buckets;
+pub mod differences;
+pub mod diffusion;
 pub mod engine;
+pub mod http;
+pub mod kv_cache;
 pub mod labels;
+pub mod left_out;
 pub mod pipeline;
+pub mod process;
+pub mod stage;
 pub mod transfer;
+pub mod work;
 
 pub use buckets::Buckets;
 pub use labels::Label;
@@ -26,7 +35,8 @@ pub struct Definition {
     pub help: &'static str,
     /// What is counted or measured.
     pub unit: Unit,
-    /// Its labels. The first is `model_name`, which has the same value everywhere in a server.
+    /// Its labels. The first is `model_name`, which has the same value everywhere in a server; families of the server
+    /// itself do without.
     pub labels: &'static [Label],
     /// The event that moves it, for the documentation.
     pub moves: &'static str,
@@ -39,6 +49,8 @@ pub enum Namespace {
     Omni,
     /// Of one replica of one engine stage.
     Engine,
+    /// Of the process or its HTTP server, under the names that are usual for these; without a prefix.
+    Server,
 }
 
 /// The prefix of engine families, as in vLLM.
@@ -90,6 +102,28 @@ pub enum Unit {
     Bytes,
     /// One quantity over another of the same unit.
     Ratio,
+    /// 1 where something holds, 0 where it does not.
+    State,
+    /// Starts of a replica after its first.
+    Restarts,
+    /// Stat events.
+    Events,
+    /// Images, sounds or films.
+    Items,
+    /// Images.
+    Images,
+    /// Pixels.
+    Pixels,
+    /// Denoising steps.
+    Steps,
+    /// 2^20 bytes.
+    Mebibytes,
+    /// Floating-point operations.
+    Operations,
+    /// A moment, in seconds since 1970.
+    UnixSeconds,
+    /// File descriptors.
+    Descriptors,
 }
 
 impl Unit {
@@ -105,6 +139,17 @@ impl Unit {
             Self::Samples => "samples",
             Self::Bytes => "bytes",
             Self::Ratio => "ratio",
+            Self::State => "0 or 1",
+            Self::Restarts => "restarts",
+            Self::Events => "events",
+            Self::Items => "items",
+            Self::Images => "images",
+            Self::Pixels => "pixels",
+            Self::Steps => "steps",
+            Self::Mebibytes => "MiB",
+            Self::Operations => "operations",
+            Self::UnixSeconds => "seconds since 1970",
+            Self::Descriptors => "descriptors",
         }
     }
 }
@@ -115,6 +160,7 @@ impl Definition {
         let prefix = match self.namespace {
             Namespace::Omni => omni_prefix,
             Namespace::Engine => ENGINE_PREFIX,
+            Namespace::Server => "",
         };
         format!("{prefix}{}", self.suffix)
     }
@@ -132,8 +178,63 @@ impl Definition {
 /// Every family, in the order of `/metrics`. Which of them a server has depends on its pipeline and on whether it
 /// keeps statistics.
 pub fn all() -> impl Iterator<Item = &'static Definition> {
-    [pipeline::ALL, audio::ALL, transfer::ALL, engine::ALL].into_iter().flatten().copied()
+    GROUPS.iter().flat_map(|group| group.families).copied()
 }
+
+/// Families that tell of the same and exist under the same condition.
+#[derive(Debug)]
+pub struct Group {
+    /// What they tell of, for the documentation.
+    pub title: &'static str,
+    /// When they exist, for the documentation.
+    pub condition: &'static str,
+    /// The families.
+    pub families: &'static [&'static Definition],
+}
+
+/// All groups, in the order of `/metrics`.
+pub const GROUPS: &[Group] = &[
+    Group { title: "Requests", condition: "Always there.", families: pipeline::ALL },
+    Group { title: "Stages and replicas", condition: "Always there.", families: stage::ALL },
+    Group {
+        title: "Audio",
+        condition: "There where the pipeline has a stage that makes audio.",
+        families: audio::ALL,
+    },
+    Group {
+        title: "Diffusion",
+        condition: "There where the pipeline has a stage that makes images.",
+        families: diffusion::ALL,
+    },
+    Group {
+        title: "Edges between stages",
+        condition: "There where the pipeline has two stages or more.",
+        families: transfer::ALL,
+    },
+    Group { title: "The metrics themselves", condition: "Always there.", families: bookkeeping::ALL },
+    Group {
+        title: "Engines",
+        condition: "There with statistics where the pipeline has an engine.",
+        families: engine::ALL,
+    },
+    Group {
+        title: "Caches of engines",
+        condition: "There with statistics where the pipeline has an engine.",
+        families: kv_cache::ALL,
+    },
+    Group {
+        title: "Work of engines",
+        condition: "There with statistics where the pipeline has an engine; at 0 without `--enable-mfu-metrics`.",
+        families: work::ALL,
+    },
+    Group {
+        title: "Sampled blocks of KV caches",
+        condition: "There with statistics and `--kv-cache-metrics` where the pipeline has an engine.",
+        families: kv_cache::SAMPLED,
+    },
+    Group { title: "HTTP", condition: "There with statistics.", families: http::ALL },
+    Group { title: "The process", condition: "Always there, on Linux.", families: process::ALL },
+];
 
 #[cfg(test)]
 mod upstream;
@@ -171,8 +272,10 @@ mod tests {
             let expected: &[&str] = match definition.namespace {
                 Namespace::Omni => &["model_name"],
                 Namespace::Engine => &["model_name", "stage", "replica"],
+                Namespace::Server => &[],
             };
             assert!(names.starts_with(expected), "{}: {names:?}", definition.suffix);
+            assert_eq!(names.contains(&"model_name"), definition.namespace != Namespace::Server);
         }
     }
 

@@ -85,6 +85,39 @@ pub const E2E_REQUEST_LATENCY: Definition = Definition {
     moves: "a request ends with finished reason stop or length",
 };
 
+/// `request_queue_wait_s`
+pub const REQUEST_QUEUE_WAIT: Definition = Definition {
+    suffix: "request_queue_wait_s",
+    namespace: Namespace::Omni,
+    kind: Kind::Histogram(buckets::SECONDS),
+    help: "Seconds from the arrival of a request at the HTTP layer until its first stage begins to work on it.",
+    unit: Unit::Seconds,
+    labels: PIPELINE,
+    moves: "the first stage takes a request from its queue",
+};
+
+/// `prompt_tokens_total`
+pub const PROMPT_TOKENS: Definition = Definition {
+    suffix: "prompt_tokens_total",
+    namespace: Namespace::Omni,
+    kind: Kind::Counter,
+    help: "Prompt tokens in the first stage of requests that ended by themselves.",
+    unit: Unit::Tokens,
+    labels: PIPELINE,
+    moves: "a request has ended with finished reason stop or length",
+};
+
+/// `generation_tokens_total`
+pub const GENERATION_TOKENS: Definition = Definition {
+    suffix: "generation_tokens_total",
+    namespace: Namespace::Omni,
+    kind: Kind::Counter,
+    help: "Tokens generated in all stages for requests that ended by themselves.",
+    unit: Unit::Tokens,
+    labels: PIPELINE,
+    moves: "a request has ended with finished reason stop or length",
+};
+
 /// Every family of the pipeline, in the order of `/metrics`.
 pub const ALL: &[&Definition] = &[
     &REQUESTS_ACCEPTED,
@@ -94,4 +127,7 @@ pub const ALL: &[&Definition] = &[
     &REQUESTS_SUCCESS,
     &REQUESTS_FAILED,
     &E2E_REQUEST_LATENCY,
+    &REQUEST_QUEUE_WAIT,
+    &PROMPT_TOKENS,
+    &GENERATION_TOKENS,
 ];

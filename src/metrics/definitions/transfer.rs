@@ -1,6 +1,6 @@
 //! Families of the edges between stages: one sample per chunk that came over an edge, measured on both sides.
 //!
-//! They exist where the pipeline has two stages or more.
+//! Beside them: when the first chunk of a request came how far. They exist where the pipeline has two stages or more.
 
 use super::labels::{FROM_REPLICA, FROM_STAGE, Label, MODEL_NAME, TO_REPLICA, TO_STAGE};
 use super::{Definition, Kind, Namespace, Unit, buckets};
@@ -51,5 +51,50 @@ pub const RECEIVE: Definition = Definition {
     moves: "a chunk came over the edge",
 };
 
+/// `edge_first_emit_s`
+pub const FIRST_EMIT: Definition = Definition {
+    suffix: "edge_first_emit_s",
+    namespace: Namespace::Omni,
+    kind: Kind::Histogram(buckets::SECONDS),
+    help: "Seconds from the arrival of a request at the HTTP layer to the first chunk that the sending stage made.",
+    unit: Unit::Seconds,
+    labels: EDGE,
+    moves: "the receiving stage gave its first output of a request, or is done with it without one",
+};
+
+/// `edge_first_send_s`
+pub const FIRST_SEND: Definition = Definition {
+    suffix: "edge_first_send_s",
+    namespace: Namespace::Omni,
+    kind: Kind::Histogram(buckets::SECONDS),
+    help: "Seconds from the arrival of a request at the HTTP layer to handing the first chunk over.",
+    unit: Unit::Seconds,
+    labels: EDGE,
+    moves: "the receiving stage gave its first output of a request, or is done with it without one",
+};
+
+/// `edge_first_receive_s`
+pub const FIRST_RECEIVE: Definition = Definition {
+    suffix: "edge_first_receive_s",
+    namespace: Namespace::Omni,
+    kind: Kind::Histogram(buckets::SECONDS),
+    help: "Seconds from the arrival of a request at the HTTP layer to the receiving stage's taking the first chunk.",
+    unit: Unit::Seconds,
+    labels: EDGE,
+    moves: "the receiving stage gave its first output of a request, or is done with it without one",
+};
+
+/// `edge_first_output_s`
+pub const FIRST_OUTPUT: Definition = Definition {
+    suffix: "edge_first_output_s",
+    namespace: Namespace::Omni,
+    kind: Kind::Histogram(buckets::SECONDS),
+    help: "Seconds from the arrival of a request at the HTTP layer to the first output of the receiving stage.",
+    unit: Unit::Seconds,
+    labels: EDGE,
+    moves: "the receiving stage gave its first output of a request",
+};
+
 /// Every family of edges, in the order of `/metrics`.
-pub const ALL: &[&Definition] = &[&SIZE, &SEND, &IN_FLIGHT, &RECEIVE];
+pub const ALL: &[&Definition] =
+    &[&SIZE, &SEND, &IN_FLIGHT, &RECEIVE, &FIRST_EMIT, &FIRST_SEND, &FIRST_RECEIVE, &FIRST_OUTPUT];

@@ -1,23 +1,19 @@
 //! The definitions against the families of vLLM-Omni 0.30.0 and of the vLLM below it, whose dashboards and queries
-//! are to fit. What differs on purpose is listed here.
+//! are to fit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{Buckets, Definition, Kind, Namespace, all, audio, transfer};
+use super::differences::{Aspect, BEYOND, DIFFERENCES, Difference};
+use super::left_out::LEFT_OUT;
+use super::{Buckets, Definition, Kind, all, transfer};
 
 /// One family per line: the name behind `# TYPE`, type, labels, and the finite bucket bounds.
-const FAMILIES: &str = include_str!("upstream.jsonl");
+const CATALOG: &str = include_str!("../../../tests/metric_catalog.jsonl");
 
-/// Families of ours that upstream does not have.
-const OURS: [&str; 2] = ["requests_accepted_total", "requests_rejected_total"];
-
-/// Families whose buckets are ours.
-const OWN_BUCKETS: [&str; 3] = ["transfer_tx_s", "transfer_in_flight_s", "transfer_rx_s"];
-
-fn upstream() -> BTreeMap<String, Value> {
-    let families = FAMILIES.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+fn catalog() -> BTreeMap<String, Value> {
+    let families = CATALOG.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     families.map(|family| (family["name"].as_str().unwrap().to_owned(), family)).collect()
 }
 
@@ -36,47 +32,72 @@ fn has_buckets_of(definition: &Definition, family: &Value) -> bool {
     }
 }
 
-#[test]
-fn names_types_labels_and_buckets_are_upstreams_but_for_the_listed_ones() {
-    let upstream = upstream();
-    let (mut ours, mut own_buckets) = (BTreeSet::new(), BTreeSet::new());
-    for definition in all() {
-        let name = upstream_name(definition);
-        let Some(family) = upstream.get(&name) else {
-            ours.insert(definition.suffix);
-            continue;
-        };
-        assert_eq!(family["type"], definition.kind.as_str(), "{name}");
-        let labels: BTreeSet<_> = definition.labels.iter().map(|label| label.name).collect();
-        let theirs: BTreeSet<_> =
-            family["labels"].as_array().unwrap().iter().map(|label| label.as_str().unwrap()).collect();
-        assert_eq!(labels, theirs, "{name}");
-        if !has_buckets_of(definition, family) {
-            own_buckets.insert(definition.suffix);
-        }
-    }
-    assert_eq!(ours, BTreeSet::from(OURS));
-    assert_eq!(own_buckets, BTreeSet::from(OWN_BUCKETS));
+fn labels_of(family: &Value) -> BTreeSet<&str> {
+    family["labels"].as_array().unwrap().iter().map(|label| label.as_str().unwrap()).collect()
 }
 
 #[test]
-fn no_audio_or_transfer_family_of_upstream_is_missing() {
-    for (prefix, group) in [("vllm_omni:audio_", audio::ALL), ("vllm_omni:transfer_", transfer::ALL)] {
-        let ours: BTreeSet<_> = group.iter().map(|definition| upstream_name(definition)).collect();
-        let theirs: BTreeSet<_> = upstream().into_keys().filter(|name| name.starts_with(prefix)).collect();
-        assert_eq!(ours, theirs);
+fn types_labels_and_buckets_are_upstreams_but_for_the_listed_differences() {
+    let catalog = catalog();
+    for definition in all() {
+        let name = upstream_name(definition);
+        let Some(family) = catalog.get(&name) else { continue };
+        let labels: BTreeSet<_> = definition.labels.iter().map(|label| label.name).collect();
+        for (aspect, is_the_same) in [
+            (Aspect::Type, family["type"] == definition.kind.as_str()),
+            (Aspect::Labels, labels == labels_of(family)),
+            (Aspect::Buckets, has_buckets_of(definition, family)),
+        ] {
+            let is_listed = Difference::of(definition, aspect).is_some();
+            assert_eq!(is_the_same, !is_listed, "{aspect:?} of {name}: {family}");
+        }
     }
+    for definition in DIFFERENCES.iter().flat_map(|difference| difference.families) {
+        assert!(catalog.contains_key(&upstream_name(definition)), "{}", definition.suffix);
+    }
+}
+
+#[test]
+fn every_family_of_upstream_is_defined_or_left_out_with_a_reason() {
+    let catalog = catalog();
+    assert_eq!(catalog.len(), 161);
+    let defined: BTreeSet<_> = all().map(upstream_name).collect();
+    let left_out: Vec<_> = LEFT_OUT.iter().flat_map(|group| group.families).collect();
+    for family in catalog.keys() {
+        let times = left_out.iter().filter(|name| **name == family).count();
+        assert_eq!(usize::from(defined.contains(family)) + times, 1, "{family}");
+    }
+    for family in left_out {
+        assert!(catalog.contains_key(*family), "{family}");
+    }
+    assert!(LEFT_OUT.iter().all(|group| !group.reason.is_empty()));
+}
+
+#[test]
+fn what_upstream_does_not_have_is_listed() {
+    let catalog = catalog();
+    let ours = all().filter(|definition| !catalog.contains_key(&upstream_name(definition)));
+    let listed: BTreeSet<_> = BEYOND.iter().map(|definition| definition.suffix).collect();
+    assert_eq!(ours.map(|definition| definition.suffix).collect::<BTreeSet<_>>(), listed);
 }
 
 #[test]
 fn own_bounds_of_transfers_begin_at_a_microsecond_and_go_on_with_upstreams() {
-    let upstream = upstream();
-    for definition in transfer::ALL.iter().filter(|definition| OWN_BUCKETS.contains(&definition.suffix)) {
-        assert_eq!(definition.namespace, Namespace::Omni);
+    let catalog = catalog();
+    for definition in [&transfer::SEND, &transfer::IN_FLIGHT, &transfer::RECEIVE] {
         let bounds = definition.bounds(0);
         assert_eq!(bounds[0], 1e-6);
-        let theirs = upstream[&upstream_name(definition)]["buckets"].as_array().unwrap();
+        let theirs = catalog[&upstream_name(definition)]["buckets"].as_array().unwrap();
         let theirs: Vec<_> = theirs.iter().map(|bound| bound.as_f64().unwrap()).collect();
         assert!(bounds.ends_with(&theirs), "{}", definition.suffix);
     }
+}
+
+#[test]
+fn what_is_said_of_the_kv_cache_is_part_of_what_upstream_says() {
+    let catalog = catalog();
+    let definition = &super::kv_cache::CONFIG_INFO;
+    let theirs = labels_of(&catalog[&upstream_name(definition)]);
+    let ours = definition.labels.iter().map(|label| label.name).filter(|label| *label != "model_name");
+    assert!(ours.into_iter().all(|label| theirs.contains(label)));
 }

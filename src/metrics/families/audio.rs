@@ -5,7 +5,7 @@ use prometheus::{Counter, Histogram};
 use super::steps::observe_measured;
 use crate::metrics::definitions::{audio, labels};
 use crate::metrics::families::{Catalogue, Family, ReplicaLabels};
-use crate::metrics::{DeliveredAudio, MetricsError, Playback};
+use crate::metrics::{DeliveredAudio, MetricsError, Playback, StageTimes};
 
 /// The families of stages that make audio.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct AudioFamilies {
     duration: Family<Histogram>,
     /// Seconds from arrival to the last packet over the duration.
     real_time_factor: Family<Histogram>,
+    /// Seconds that the stage worked over the duration.
+    stage_real_time_factor: Family<Histogram>,
     /// Samples delivered.
     frames: Family<Counter>,
     /// The longest time that a player would have run dry.
@@ -35,6 +37,8 @@ pub struct AudioSeries {
     duration: Histogram,
     /// Seconds from arrival to the last packet over the duration.
     real_time_factor: Histogram,
+    /// Seconds that the stage worked over the duration.
+    stage_real_time_factor: Histogram,
     /// Samples delivered.
     frames: Counter,
     /// The longest time that a player would have run dry.
@@ -52,6 +56,7 @@ impl AudioFamilies {
             time_to_first_packet: catalogue.register(&audio::TIME_TO_FIRST_PACKET)?,
             duration: catalogue.register(&audio::DURATION)?,
             real_time_factor: catalogue.register(&audio::REAL_TIME_FACTOR)?,
+            stage_real_time_factor: catalogue.register(&audio::STAGE_REAL_TIME_FACTOR)?,
             frames: catalogue.register(&audio::FRAMES)?,
             underrun: catalogue.register(&audio::UNDERRUN)?,
             continuity_ok: catalogue.register(&audio::CONTINUITY_OK)?,
@@ -67,6 +72,7 @@ impl AudioFamilies {
             time_to_first_packet: self.time_to_first_packet.series(&replica.values())?,
             duration: self.duration.series(&replica.values())?,
             real_time_factor: self.real_time_factor.series(&replica.values())?,
+            stage_real_time_factor: self.stage_real_time_factor.series(&replica.values())?,
             frames: self.frames.series(&replica.values())?,
             underrun: self.underrun.series(&replica.values())?,
             continuity_ok: self.continuity_ok.series(&within_threshold)?,
@@ -76,6 +82,13 @@ impl AudioFamilies {
 }
 
 impl AudioSeries {
+    /// Takes in a request that the stage is done with.
+    pub fn observe_stage(&self, times: &StageTimes) {
+        if times.audio_seconds > 0.0 {
+            observe_measured(&self.stage_real_time_factor, times.work_seconds / times.audio_seconds);
+        }
+    }
+
     /// Takes in what a request got. Audio that holds samples must have a rate other than 0.
     pub fn observe(&self, delivered: &DeliveredAudio) {
         let DeliveredAudio { stage: _, frames, sample_rate, e2e_seconds, playback } = *delivered;

@@ -66,6 +66,7 @@ mod tests {
     use prometheus::Counter;
 
     use super::*;
+    use crate::metrics::TextFormat;
     use crate::metrics::definitions::pipeline::REQUESTS_ACCEPTED;
 
     fn catalogue() -> Catalogue {
@@ -86,7 +87,8 @@ mod tests {
         let accepted: Family<Counter> = first.register(&REQUESTS_ACCEPTED).unwrap();
         let _: Family<Counter> = second.register(&REQUESTS_ACCEPTED).unwrap();
         accepted.series(&[]).unwrap().inc();
-        assert!(first.gather().to_text().contains("accepted_total{model_name=\"m\"} 1.0"));
-        assert!(!second.gather().to_text().contains("accepted_total{model_name=\"m\"} 1.0"));
+        let text = |catalogue: &Catalogue| catalogue.gather().to_text(TextFormat::Classic);
+        assert!(text(&first).contains("accepted_total{model_name=\"m\"} 1.0"));
+        assert!(!text(&second).contains("accepted_total{model_name=\"m\"} 1.0"));
     }
 }

@@ -5,9 +5,10 @@ use prometheus::{Counter, Histogram};
 use crate::ids::{ReplicaId, StageId};
 use crate::metrics::definitions::engine;
 use crate::metrics::families::{
-    Catalogue, Family, RequestHistograms, SchedulerFamilies, StepHistograms, TotalsCounters, TotalsFamilies,
+    CacheFamilies, CacheSeries, Catalogue, Family, RequestHistograms, SchedulerFamilies, StepHistograms,
+    TotalsCounters, TotalsFamilies,
 };
-use crate::metrics::{EngineTotals, FinishedRequest, MetricsError, TokenSample};
+use crate::metrics::{BlockResidency, EngineTotals, FinishedRequest, MetricsError, TokenSample};
 
 /// The families of engine stages. A pipeline without an engine stage does not have them.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct EngineFamilies {
     success: Family<Counter>,
     /// What is sampled per request.
     requests: RequestHistograms<Family<Histogram>>,
+    /// What is told of KV caches.
+    pub cache: CacheFamilies,
 }
 
 /// The values of the labels `stage` and `replica`.
@@ -46,17 +49,20 @@ pub struct ReplicaSeries {
     success: Family<Counter>,
     /// What is sampled per request.
     requests: RequestHistograms<Histogram>,
+    /// What is told of its KV cache.
+    cache: CacheSeries,
 }
 
 impl EngineFamilies {
-    /// Registers the families of [`engine::ALL`].
-    pub fn register(catalogue: &mut Catalogue) -> Result<Self, MetricsError> {
+    /// Registers the families of [`engine::ALL`] and of KV caches; with `sampled_blocks` those of sampled blocks, too.
+    pub fn register(catalogue: &mut Catalogue, sampled_blocks: bool) -> Result<Self, MetricsError> {
         Ok(Self {
             scheduler: SchedulerFamilies::register(catalogue)?,
             totals: TotalsFamilies::register(catalogue)?,
             steps: StepHistograms::register(catalogue)?,
             success: catalogue.register(&engine::REQUEST_SUCCESS)?,
             requests: RequestHistograms::register(catalogue)?,
+            cache: CacheFamilies::register(catalogue, sampled_blocks)?,
         })
     }
 
@@ -68,6 +74,7 @@ impl EngineFamilies {
             steps: self.steps.series(&labels)?,
             success: self.success.clone(),
             requests: self.requests.series(&labels, max_model_len)?,
+            cache: self.cache.series(&labels)?,
             labels,
         })
     }
@@ -94,11 +101,17 @@ impl ReplicaSeries {
     /// Adds what was counted since totals were last added.
     pub fn add(&self, difference: &EngineTotals) {
         self.totals.add(difference);
+        self.cache.add(difference);
     }
 
     /// Takes a sample of a step in.
     pub fn observe(&self, sample: TokenSample) {
         self.steps.observe(sample);
+    }
+
+    /// Takes a sampled block in whose content was given up.
+    pub fn give_up(&self, block: &BlockResidency) {
+        self.cache.observe(block);
     }
 
     /// Takes a request in that ended in the replica.

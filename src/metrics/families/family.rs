@@ -14,6 +14,7 @@ use prometheus::{Counter, Gauge, Histogram, HistogramOpts, Opts};
 
 use super::blueprint::Blueprint;
 use crate::metrics::MetricsError;
+use crate::metrics::definitions::labels::MODEL_NAME;
 
 /// A family whose series are of type `S`. Clones are handles to the same family.
 #[derive(Debug)]
@@ -27,11 +28,11 @@ pub struct Family<S> {
 struct Shared<S> {
     /// What the family is.
     blueprint: Blueprint,
-    /// The value of the first label of every series.
-    model_name: String,
+    /// The value of the first label of every series, if that is `model_name`.
+    model_name: Option<String>,
     /// What the registry wants to know of it.
     desc: Desc,
-    /// The series by the values of their labels, without `model_name`.
+    /// The series by the values of their other labels.
     series: Mutex<BTreeMap<Vec<String>, S>>,
 }
 
@@ -78,10 +79,11 @@ impl<S: Series> Family<S> {
             return Err(MetricsError::Kind { family: name.clone() });
         }
         let (help, labels) = (blueprint.help().to_owned(), blueprint.labels());
+        let has_model_name = labels.first() == Some(&MODEL_NAME.name);
         let labels = labels.into_iter().map(str::to_owned).collect();
         let desc = Desc::new(name.clone(), help, labels, HashMap::new())
             .map_err(|source| MetricsError::Registry { family: name.clone(), source })?;
-        let model_name = model_name.to_owned();
+        let model_name = has_model_name.then(|| model_name.to_owned());
         let series = Mutex::default();
         Ok(Self { shared: Arc::new(Shared { blueprint, model_name, desc, series }) })
     }
@@ -96,7 +98,7 @@ impl<S: Series> Family<S> {
     pub fn series_of_stage(&self, values: &[&str], max_model_len: u64) -> Result<S, MetricsError> {
         let shared = &*self.shared;
         let (name, labels) = (&shared.blueprint.name, shared.blueprint.labels());
-        let (expected, given) = (labels.len(), values.len() + 1);
+        let (expected, given) = (labels.len(), values.len() + usize::from(shared.model_name.is_some()));
         if given != expected {
             return Err(MetricsError::LabelCount { family: name.clone(), expected, given });
         }
@@ -105,7 +107,7 @@ impl<S: Series> Family<S> {
         if let Some(series) = all.get(&key) {
             return Ok(series.clone());
         }
-        let values = std::iter::once(shared.model_name.as_str()).chain(values.iter().copied());
+        let values = shared.model_name.as_deref().into_iter().chain(values.iter().copied());
         let labels = labels.into_iter().zip(values);
         let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned()));
         let opts = Opts::new(name.as_str(), shared.blueprint.help()).const_labels(labels.collect());

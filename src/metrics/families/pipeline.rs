@@ -24,6 +24,12 @@ pub struct PipelineFamilies {
     pub failed: Family<Counter>,
     /// Seconds from arrival to end of requests that ended by themselves.
     e2e_latency: Histogram,
+    /// Seconds from arrival until a stage begins to work.
+    queue_wait: Histogram,
+    /// Prompt tokens of requests that ended by themselves.
+    pub prompt_tokens: Counter,
+    /// Tokens generated for requests that ended by themselves.
+    pub generation_tokens: Counter,
 }
 
 impl PipelineFamilies {
@@ -37,11 +43,19 @@ impl PipelineFamilies {
             success: catalogue.register(&pipeline::REQUESTS_SUCCESS)?,
             failed: catalogue.register(&pipeline::REQUESTS_FAILED)?,
             e2e_latency: catalogue.register(&pipeline::E2E_REQUEST_LATENCY)?.series(&[])?,
+            queue_wait: catalogue.register(&pipeline::REQUEST_QUEUE_WAIT)?.series(&[])?,
+            prompt_tokens: catalogue.register(&pipeline::PROMPT_TOKENS)?.series(&[])?,
+            generation_tokens: catalogue.register(&pipeline::GENERATION_TOKENS)?.series(&[])?,
         };
         families.rejected.create_known(&[])?;
         families.success.create_known(&[])?;
         families.failed.create_known(&[])?;
         Ok(families)
+    }
+
+    /// Takes in how long a request waited until a stage began to work on it.
+    pub fn observe_queue_wait(&self, seconds: f64) {
+        observe_measured(&self.queue_wait, seconds);
     }
 
     /// Takes in how long a request took from arrival to end.

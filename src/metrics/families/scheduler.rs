@@ -17,6 +17,8 @@ pub struct SchedulerFamilies {
     waiting_by_reason: Family<Gauge>,
     /// Part of the KV-cache blocks in use.
     kv_cache_usage: Family<Gauge>,
+    /// Whether an engine sleeps.
+    sleep_state: Family<Gauge>,
 }
 
 /// The gauges of one replica. They exist while the replica does.
@@ -42,6 +44,7 @@ impl SchedulerFamilies {
             waiting: catalogue.register(&engine::REQUESTS_WAITING)?,
             waiting_by_reason: catalogue.register(&engine::REQUESTS_WAITING_BY_REASON)?,
             kv_cache_usage: catalogue.register(&engine::KV_CACHE_USAGE)?,
+            sleep_state: catalogue.register(&engine::ENGINE_SLEEP_STATE)?,
         })
     }
 
@@ -57,6 +60,13 @@ impl SchedulerFamilies {
         })
     }
 
+    /// Shows that a replica, which lives, is awake.
+    pub fn show_awake(&self, replica: &ReplicaLabels) -> Result<(), MetricsError> {
+        self.sleep_state.create_known(&replica.values())?;
+        self.sleep_state.series(&replica.and(labels::AWAKE))?.set(1.0);
+        Ok(())
+    }
+
     /// Takes the gauges of a replica off the page: of a replica that is gone, any value would be a lie.
     pub fn remove(&self, replica: &ReplicaLabels) {
         for family in [&self.running, &self.waiting, &self.kv_cache_usage] {
@@ -64,6 +74,9 @@ impl SchedulerFamilies {
         }
         for reason in labels::WAITING_REASON.known {
             self.waiting_by_reason.remove(&replica.and(reason));
+        }
+        for state in labels::SLEEP_STATE.known {
+            self.sleep_state.remove(&replica.and(state));
         }
     }
 }

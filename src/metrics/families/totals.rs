@@ -15,6 +15,8 @@ pub struct TotalsFamilies {
     prefix_cache_hits: Family<Counter>,
     /// Sequences put back to be computed again.
     preemptions: Family<Counter>,
+    /// Requests for which the model gave no finite logit.
+    corrupted_requests: Family<Counter>,
     /// Prompt tokens.
     prompt_tokens: Family<Counter>,
     /// Prompt tokens by where their keys and values came from.
@@ -34,6 +36,8 @@ pub struct TotalsCounters {
     prefix_cache_hits: Counter,
     /// Sequences put back to be computed again.
     preemptions: Counter,
+    /// Requests for which the model gave no finite logit.
+    corrupted_requests: Counter,
     /// Prompt tokens.
     prompt_tokens: Counter,
     /// Those that were computed here.
@@ -53,6 +57,7 @@ impl TotalsFamilies {
             prefix_cache_queries: catalogue.register(&engine::PREFIX_CACHE_QUERIES)?,
             prefix_cache_hits: catalogue.register(&engine::PREFIX_CACHE_HITS)?,
             preemptions: catalogue.register(&engine::PREEMPTIONS)?,
+            corrupted_requests: catalogue.register(&engine::CORRUPTED_REQUESTS)?,
             prompt_tokens: catalogue.register(&engine::PROMPT_TOKENS)?,
             prompt_tokens_by_source: catalogue.register(&engine::PROMPT_TOKENS_BY_SOURCE)?,
             prompt_tokens_cached: catalogue.register(&engine::PROMPT_TOKENS_CACHED)?,
@@ -67,6 +72,7 @@ impl TotalsFamilies {
             prefix_cache_queries: self.prefix_cache_queries.series(&replica.values())?,
             prefix_cache_hits: self.prefix_cache_hits.series(&replica.values())?,
             preemptions: self.preemptions.series(&replica.values())?,
+            corrupted_requests: self.corrupted_requests.series(&replica.values())?,
             prompt_tokens: self.prompt_tokens.series(&replica.values())?,
             prompt_tokens_computed: by_source(labels::SOURCE_COMPUTED)?,
             prompt_tokens_local_hit: by_source(labels::SOURCE_CACHED)?,
@@ -87,12 +93,18 @@ impl TotalsCounters {
             prefix_cache_queries,
             prefix_cache_hits,
             preemptions,
+            corrupted_requests,
             // Shown as the count of the histogram of tokens per step.
             steps: _,
+            // Shown with the families of caches and work.
+            media_cache_queries: _,
+            media_cache_hits: _,
+            work: _,
         } = *difference;
         self.prefix_cache_queries.inc_by(prefix_cache_queries as f64);
         self.prefix_cache_hits.inc_by(prefix_cache_hits as f64);
         self.preemptions.inc_by(preemptions as f64);
+        self.corrupted_requests.inc_by(corrupted_requests as f64);
         self.prompt_tokens.inc_by(prompt_tokens as f64);
         self.prompt_tokens_computed.inc_by(prompt_tokens_computed as f64);
         self.prompt_tokens_local_hit.inc_by(prompt_tokens_cached as f64);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{ReplicaId, ReplicaKey, StageId};
 use crate::metrics::families::{AudioFamilies, AudioSeries, ReplicaLabels};
-use crate::metrics::{DeliveredAudio, MetricsError, StageDescription};
+use crate::metrics::{DeliveredAudio, MetricsError, StageDescription, StageTimes};
 
 /// The audio of a pipeline, by the replica that made it.
 #[derive(Debug)]
@@ -39,6 +39,12 @@ impl AudioLedger {
     /// Takes in what a request got from a replica.
     pub fn deliver(&mut self, replica: ReplicaKey, audio: &DeliveredAudio) -> Result<(), MetricsError> {
         self.series(replica.stage, replica.replica)?.observe(audio);
+        Ok(())
+    }
+
+    /// Takes in a request that a replica which makes audio is done with.
+    pub fn stage_done(&mut self, replica: ReplicaKey, times: &StageTimes) -> Result<(), MetricsError> {
+        self.series(replica.stage, replica.replica)?.observe_stage(times);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Epoch, ReplicaId, ReplicaKey, StageId};
-use crate::metrics::{EngineTotals, LabelledStats};
+use crate::metrics::{EngineTotals, LabelledStats, StepWork};
 
 /// The latest lives of all replicas. Late reports of an earlier life still count.
 #[derive(Debug, Default)]
@@ -100,15 +100,20 @@ impl SeenReports {
 impl EngineTotals {
     /// These totals less `earlier` ones, 0 where they are not greater.
     pub fn since(&self, earlier: &Self) -> Self {
-        self.combine(earlier, u64::saturating_sub)
+        self.combine(earlier, u64::saturating_sub, |now, before| (now - before).max(0.0))
     }
 
     /// The sum of both.
     pub fn plus(&self, other: &Self) -> Self {
-        self.combine(other, u64::saturating_add)
+        self.combine(other, u64::saturating_add, |one, other| one + other)
     }
 
-    fn combine(&self, other: &Self, operation: impl Fn(u64, u64) -> u64) -> Self {
+    fn combine(
+        &self,
+        other: &Self,
+        operation: impl Fn(u64, u64) -> u64,
+        amount: impl Fn(f64, f64) -> f64,
+    ) -> Self {
         Self {
             prompt_tokens: operation(self.prompt_tokens, other.prompt_tokens),
             prompt_tokens_computed: operation(self.prompt_tokens_computed, other.prompt_tokens_computed),
@@ -118,6 +123,14 @@ impl EngineTotals {
             prefix_cache_hits: operation(self.prefix_cache_hits, other.prefix_cache_hits),
             preemptions: operation(self.preemptions, other.preemptions),
             steps: operation(self.steps, other.steps),
+            corrupted_requests: operation(self.corrupted_requests, other.corrupted_requests),
+            media_cache_queries: operation(self.media_cache_queries, other.media_cache_queries),
+            media_cache_hits: operation(self.media_cache_hits, other.media_cache_hits),
+            work: StepWork {
+                operations: amount(self.work.operations, other.work.operations),
+                read_bytes: amount(self.work.read_bytes, other.work.read_bytes),
+                write_bytes: amount(self.work.write_bytes, other.work.write_bytes),
+            },
         }
     }
 }

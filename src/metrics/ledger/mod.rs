@@ -1,6 +1,7 @@
 //! The ledger: applies stat events to the families. Pure bookkeeping, with the time given by the caller.
 
 pub mod audio;
+pub mod diffusion;
 pub mod labelled;
 pub mod life;
 pub mod presence;
@@ -8,6 +9,7 @@ pub mod publication;
 pub mod replica;
 pub mod requests;
 pub mod route;
+pub mod stages;
 pub mod transfers;
 
 use std::collections::BTreeMap;
@@ -15,22 +17,24 @@ use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 use self::audio::AudioLedger;
+use self::diffusion::DiffusionLedger;
 use self::labelled::LabelledLedger;
 use self::life::Lives;
 use self::replica::ReplicaLedger;
 use self::requests::RequestLedger;
+use self::stages::StageLedger;
 use self::transfers::TransferLedger;
 use crate::ids::{ReplicaId, ReplicaKey, RequestId, StageId};
 use crate::metrics::families::{
-    AudioFamilies, Catalogue, EngineFamilies, PipelineFamilies, ReplicaLabels, SchedulerFamilies,
-    TransferHistograms,
+    AudioFamilies, BookkeepingSeries, Catalogue, DiffusionFamilies, EngineFamilies, HttpFamilies,
+    PipelineFamilies, ProcessSeries, ReplicaLabels, StageFamilies, TransferHistograms,
 };
 use crate::metrics::{Exposition, MetricsError, MetricsSettings, ReplicaReport, StageDescription, StatEvent};
 
 /// All that the metrics actor knows: the families and what was seen of requests and replicas.
 ///
-/// Without statistics the families of pipeline, audio and edges stand at zero, engine families do not exist, and
-/// events change nothing.
+/// Without statistics the families of pipeline, stages, audio, images and edges stand at zero, those of engines and HTTP
+/// do not exist, and events change nothing.
 #[derive(Debug)]
 pub struct Ledger {
     /// Whether statistics are kept.
@@ -41,12 +45,22 @@ pub struct Ledger {
     requests: RequestLedger,
     /// Which reports were seen.
     lives: Lives,
+    /// What stages and replicas hold and take.
+    stages: StageLedger,
+    /// What images were made; `None` for a pipeline that makes none.
+    diffusion: Option<DiffusionLedger>,
     /// What came over edges; `None` for a pipeline of one stage.
     transfers: Option<TransferLedger>,
     /// What engine replicas report; `None` without statistics and for a pipeline without an engine.
     engines: Option<EngineLedger>,
     /// What custom stages count in families that they declare; `None` without statistics and without such families.
     labelled: Option<LabelledLedger>,
+    /// What the metrics themselves do.
+    bookkeeping: BookkeepingSeries,
+    /// What the HTTP server answered; `None` without statistics.
+    http: Option<HttpFamilies>,
+    /// What the process takes of the machine; `None` where that cannot be read.
+    process: Option<ProcessSeries>,
 }
 
 /// What engine replicas report.
@@ -63,27 +77,57 @@ struct EngineLedger {
 impl Ledger {
     /// Sets up the families, with the series of all known label values at zero.
     pub fn new(settings: MetricsSettings) -> Result<Self, MetricsError> {
-        let MetricsSettings { model_name, omni_prefix, log_stats, stages } = settings;
+        let MetricsSettings { model_name, omni_prefix, log_stats, kv_cache_metrics, stages } = settings;
         let mut catalogue = Catalogue::new(omni_prefix, model_name);
+        let has = |property: fn(&StageDescription) -> bool| stages.iter().any(property);
         let pipeline = PipelineFamilies::register(&mut catalogue)?;
-        let audio = match stages.iter().any(|stage| stage.makes_audio) {
+        let stage_ledger = StageLedger::new(StageFamilies::register(&mut catalogue)?, &stages)?;
+        let audio = match has(|stage| stage.makes_audio) {
             true => Some(AudioLedger::new(AudioFamilies::register(&mut catalogue)?, &stages)?),
+            false => None,
+        };
+        let diffusion = match has(|stage| stage.diffusion) {
+            true => Some(DiffusionLedger::new(DiffusionFamilies::register(&mut catalogue)?, &stages)?),
             false => None,
         };
         let transfers = match stages.len() > 1 {
             true => Some(TransferLedger::new(TransferHistograms::register(&mut catalogue)?, &stages)?),
             false => None,
         };
-        let engines = match log_stats && stages.iter().any(|stage| stage.max_model_len.is_some()) {
-            true => Some(EngineLedger::new(EngineFamilies::register(&mut catalogue)?, &stages)?),
+        let bookkeeping = BookkeepingSeries::register(&mut catalogue)?;
+        let engines = match log_stats && has(|stage| stage.max_model_len.is_some()) {
+            true => {
+                let families = EngineFamilies::register(&mut catalogue, kv_cache_metrics)?;
+                Some(EngineLedger::new(families, &stages)?)
+            }
             false => None,
         };
-        let labelled = match log_stats && stages.iter().any(|stage| !stage.families.is_empty()) {
+        let http = match log_stats {
+            true => Some(HttpFamilies::register(&mut catalogue)?),
+            false => None,
+        };
+        let process = ProcessSeries::register(&mut catalogue)?;
+        let labelled = match log_stats && has(|stage| !stage.families.is_empty()) {
             true => Some(LabelledLedger::new(&mut catalogue, &stages)?),
             false => None,
         };
-        let requests = RequestLedger::new(pipeline, audio);
-        Ok(Self { log_stats, catalogue, requests, lives: Lives::default(), transfers, engines, labelled })
+        if log_stats {
+            stage_ledger.show_lives()?;
+        }
+        Ok(Self {
+            log_stats,
+            catalogue,
+            requests: RequestLedger::new(pipeline, audio),
+            lives: Lives::default(),
+            stages: stage_ledger,
+            diffusion,
+            transfers,
+            engines,
+            labelled,
+            bookkeeping,
+            http,
+            process,
+        })
     }
 
     /// Applies an event that arrived at `now`.
@@ -95,10 +139,18 @@ impl Ledger {
         if !self.log_stats {
             return Ok(());
         }
+        self.bookkeeping.events.inc();
         match event {
             StatEvent::Pipeline(event) => self.requests.apply(event)?,
             StatEvent::Replica(report) => self.report(report, now)?,
+            StatEvent::Http(exchange) => {
+                if let Some(http) = &self.http {
+                    http.observe(exchange)?;
+                }
+            }
+            StatEvent::Scraped { seconds } => self.bookkeeping.observe_scrape(*seconds),
             StatEvent::ReplicaUp(key) => {
+                self.stages.begin(*key)?;
                 if let Some((replica, families)) = self.replica(*key)? {
                     replica.begin(key.epoch, families)?;
                 }
@@ -106,7 +158,8 @@ impl Ledger {
                     labelled.begin(*key)?;
                 }
             }
-            StatEvent::ReplicaDown { key, .. } => {
+            StatEvent::ReplicaDown { key, reason } => {
+                self.stages.end(*key, reason)?;
                 if let Some((replica, families)) = self.replica(*key)? {
                     replica.end(key.epoch, families);
                 }
@@ -118,9 +171,10 @@ impl Ledger {
         Ok(())
     }
 
-    /// Publishes the scheduler values that were held back and whose second is over. To be called every second
+    /// Publishes the values of replicas that were held back and whose second is over. To be called every second
     /// and before a scrape.
     pub fn tick(&mut self, now: Instant) {
+        self.stages.tick(now);
         if let Some(engines) = &mut self.engines {
             for replica in engines.replicas.values_mut() {
                 replica.tick(now);
@@ -128,8 +182,16 @@ impl Ledger {
         }
     }
 
+    /// Notes how many events wait for the ledger.
+    pub fn note_waiting_events(&self, events: usize) {
+        self.bookkeeping.mailbox_depth.set(events as f64);
+    }
+
     /// The values of all series at this moment.
     pub fn gather(&self) -> Exposition {
+        if let Some(process) = &self.process {
+            process.update();
+        }
         self.catalogue.gather()
     }
 
@@ -158,21 +220,38 @@ impl Ledger {
         {
             replica.report(report, life, families, now)?;
         }
+        self.stages.report(report, now)?;
+        for times in &report.stats.stage_times {
+            self.requests.stage_done(report.key, times)?;
+        }
+        for finished in &report.stats.finished {
+            self.requests.finished(report.key, finished);
+        }
+        if let Some(diffusion) = &mut self.diffusion {
+            diffusion.observe(report.key, &report.stats.diffusion)?;
+        }
         if let Some(transfers) = &mut self.transfers {
             for sample in &report.stats.transfers {
-                if let Some([from, to]) = self.requests.edge(sample, report.key) {
+                let stages = [sample.from, sample.to];
+                if let Some([from, to]) = self.requests.edge(sample.request, stages, report.key) {
                     transfers.observe(from, to, sample)?;
+                }
+            }
+            for events in &report.stats.first_events {
+                let stages = [events.from, events.to];
+                if let Some([from, to]) = self.requests.edge(events.request, stages, report.key) {
+                    transfers.observe_first(from, to, events)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// The ledger of a replica and the families of its gauges, if statistics are kept and its stage is an engine.
+    /// The ledger of a replica and the families of engines, if statistics are kept and its stage is an engine.
     fn replica(
         &mut self,
         key: ReplicaKey,
-    ) -> Result<Option<(&mut ReplicaLedger, &SchedulerFamilies)>, MetricsError> {
+    ) -> Result<Option<(&mut ReplicaLedger, &EngineFamilies)>, MetricsError> {
         match &mut self.engines {
             Some(engines) => engines.replica(key.stage, key.replica),
             None => Ok(None),
@@ -193,13 +272,13 @@ impl EngineLedger {
         Ok(ledger)
     }
 
-    /// The ledger of a replica, which is opened when the replica is first heard of, and the families of its gauges.
-    /// `None` if its stage is no engine.
+    /// The ledger of a replica, which is opened when the replica is first heard of, and the families of engines. `None` if
+    /// its stage is no engine.
     fn replica(
         &mut self,
         stage: StageId,
         replica: ReplicaId,
-    ) -> Result<Option<(&mut ReplicaLedger, &SchedulerFamilies)>, MetricsError> {
+    ) -> Result<Option<(&mut ReplicaLedger, &EngineFamilies)>, MetricsError> {
         let Some(&max_model_len) = self.stages.get(&stage) else { return Ok(None) };
         let ledger = match self.replicas.entry((stage, replica)) {
             Entry::Occupied(known) => known.into_mut(),
@@ -210,7 +289,7 @@ impl EngineLedger {
                 new.insert(ReplicaLedger::new(labels, series, gauges))
             }
         };
-        Ok(Some((ledger, &self.families.scheduler)))
+        Ok(Some((ledger, &self.families)))
     }
 }
 

@@ -1,8 +1,6 @@
-//! When scheduler values are shown: at most once a second per replica, and at once when it becomes idle.
+//! When values of replicas are shown: at most once a second per replica, and at once when it becomes idle.
 
 use std::time::{Duration, Instant};
-
-use crate::metrics::SchedulerSnapshot;
 
 /// The least time between two publications of a busy replica.
 pub const PUBLICATION_INTERVAL: Duration = Duration::from_secs(1);
@@ -11,22 +9,23 @@ pub const PUBLICATION_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// The values of an idle replica are exempt: they neither wait for the second to end nor begin a new one.
 /// Otherwise a replica with a short pause between requests would look idle all the time.
-#[derive(Debug, Default)]
-pub struct Publication {
+#[derive(Debug)]
+pub struct Publication<V> {
     /// When values of the busy replica were last shown.
     last: Option<Instant>,
     /// The latest values, if they were held back.
-    held: Option<SchedulerSnapshot>,
+    held: Option<V>,
 }
 
-impl Publication {
+impl<V> Default for Publication<V> {
+    fn default() -> Self {
+        Self { last: None, held: None }
+    }
+}
+
+impl<V> Publication<V> {
     /// Takes new values at `now`; gives back what is to be shown, if anything.
-    pub fn offer(
-        &mut self,
-        values: SchedulerSnapshot,
-        idle: bool,
-        now: Instant,
-    ) -> Option<SchedulerSnapshot> {
+    pub fn offer(&mut self, values: V, idle: bool, now: Instant) -> Option<V> {
         if idle {
             self.held = None;
             return Some(values);
@@ -36,7 +35,7 @@ impl Publication {
     }
 
     /// The values that were held back, when their second is over.
-    pub fn take_due(&mut self, now: Instant) -> Option<SchedulerSnapshot> {
+    pub fn take_due(&mut self, now: Instant) -> Option<V> {
         let over = |last: Instant| now.saturating_duration_since(last) >= PUBLICATION_INTERVAL;
         if !self.last.is_none_or(over) {
             return None;
@@ -50,6 +49,7 @@ impl Publication {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::SchedulerSnapshot;
 
     fn running(running: u64) -> SchedulerSnapshot {
         SchedulerSnapshot { running, ..Default::default() }

@@ -6,8 +6,8 @@ use super::life::Life;
 use super::presence::Presence;
 use super::publication::Publication;
 use crate::ids::Epoch;
-use crate::metrics::families::{ReplicaLabels, ReplicaSeries, SchedulerFamilies, SchedulerGauges};
-use crate::metrics::{MetricsError, ReplicaReport, SchedulerSnapshot};
+use crate::metrics::families::{EngineFamilies, ReplicaLabels, ReplicaSeries, SchedulerGauges};
+use crate::metrics::{CacheConfiguration, MetricsError, ReplicaReport, SchedulerSnapshot};
 
 /// One replica. Counters and histograms go on from life to life; gauges show the present one only.
 #[derive(Debug)]
@@ -18,10 +18,12 @@ pub struct ReplicaLedger {
     series: ReplicaSeries,
     /// The gauges of the present life; `None` while there is none.
     gauges: Option<SchedulerGauges>,
+    /// How the cache of the present life is set up, as far as it is shown.
+    cache: Option<CacheConfiguration>,
     /// Which life is present.
     presence: Presence,
     /// When scheduler values are shown.
-    publication: Publication,
+    publication: Publication<SchedulerSnapshot>,
 }
 
 impl ReplicaLedger {
@@ -31,15 +33,17 @@ impl ReplicaLedger {
             labels,
             series,
             gauges: Some(gauges),
+            cache: None,
             presence: Presence::default(),
             publication: Publication::default(),
         }
     }
 
     /// A life began: the gauges stand at zero until it reports. Does nothing if it is not later than the last.
-    pub fn begin(&mut self, epoch: Epoch, families: &SchedulerFamilies) -> Result<(), MetricsError> {
+    pub fn begin(&mut self, epoch: Epoch, families: &EngineFamilies) -> Result<(), MetricsError> {
         if self.presence.begins(epoch) {
-            let gauges = families.gauges(&self.labels)?;
+            let gauges = families.scheduler.gauges(&self.labels)?;
+            families.scheduler.show_awake(&self.labels)?;
             gauges.set(&SchedulerSnapshot::default());
             self.gauges = Some(gauges);
             self.publication = Publication::default();
@@ -48,11 +52,14 @@ impl ReplicaLedger {
     }
 
     /// A life ended: its gauges go. Does nothing if a later one has begun.
-    pub fn end(&mut self, epoch: Epoch, families: &SchedulerFamilies) {
+    pub fn end(&mut self, epoch: Epoch, families: &EngineFamilies) {
         if self.presence.ends(epoch) {
             self.gauges = None;
             self.publication = Publication::default();
-            families.remove(&self.labels);
+            families.scheduler.remove(&self.labels);
+            if let Some(cache) = self.cache.take() {
+                families.cache.remove(&self.labels, &cache);
+            }
         }
     }
 
@@ -64,7 +71,7 @@ impl ReplicaLedger {
         &mut self,
         report: &ReplicaReport,
         life: &mut Life,
-        families: &SchedulerFamilies,
+        families: &EngineFamilies,
         now: Instant,
     ) -> Result<(), MetricsError> {
         let epoch = report.key.epoch;
@@ -79,11 +86,21 @@ impl ReplicaLedger {
         for request in &report.stats.finished {
             self.series.finish(request)?;
         }
-        if let Some(values) = report.stats.scheduler
-            && self.presence.is_news(epoch, report.sequence)
-        {
+        for block in &report.stats.residencies {
+            self.series.give_up(block);
+        }
+        if !self.presence.is_news(epoch, report.sequence) {
+            return Ok(());
+        }
+        if let Some(values) = report.stats.scheduler {
             let shown = self.publication.offer(values, report.idle, now);
             self.show(shown.as_ref());
+        }
+        if let Some(cache) = report.stats.cache
+            && self.cache.is_none()
+        {
+            families.cache.show(&self.labels, &cache)?;
+            self.cache = Some(cache);
         }
         Ok(())
     }

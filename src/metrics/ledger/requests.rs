@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 
 use super::audio::AudioLedger;
-use super::route::{EndedRoutes, Route};
+use super::route::{EndedRoutes, RequestTokens, Route};
 use crate::engine::FinishReason;
 use crate::ids::{ReplicaKey, RequestId, StageId};
 use crate::metrics::families::PipelineFamilies;
-use crate::metrics::{DeliveredAudio, MetricsError, PipelineEvent, TransferSample};
+use crate::metrics::{DeliveredAudio, FinishedRequest, MetricsError, PipelineEvent, StageTimes};
 
 /// The requests that were accepted and have not ended, and the routes of those that ended of late.
 #[derive(Debug)]
@@ -38,6 +38,14 @@ struct LiveRequest {
     started: bool,
 }
 
+impl PipelineFamilies {
+    /// Counts the tokens of a request that ended by itself.
+    fn show(&self, tokens: RequestTokens) {
+        self.prompt_tokens.inc_by(tokens.prompt as f64);
+        self.generation_tokens.inc_by(tokens.generation as f64);
+    }
+}
+
 /// The reason shown for a request that was aborted or failed when nobody said why.
 const UNKNOWN_REASON: &str = "unknown";
 
@@ -54,7 +62,7 @@ impl RequestLedger {
         match event {
             PipelineEvent::Accepted { request, route } => self.accept(*request, route),
             PipelineEvent::Rejected { reason } => self.families.rejected.series(&[reason])?.inc(),
-            PipelineEvent::Started { request } => self.start(*request),
+            PipelineEvent::Started { request, waited_seconds } => self.start(*request, *waited_seconds),
             PipelineEvent::AudioDelivered { request, audio } => self.deliver(*request, audio)?,
             PipelineEvent::Ended { request, reason, detail, e2e_seconds } => {
                 self.end(*request, *reason, *detail, *e2e_seconds)?;
@@ -72,22 +80,50 @@ impl RequestLedger {
 
     /// The sending and the receiving replica of a chunk, as the route of its request has them; `None`, and a
     /// contradiction, if there is no such route or the chunk was not received by the replica of the route.
-    pub fn edge(&mut self, sample: &TransferSample, receiver: ReplicaKey) -> Option<[ReplicaKey; 2]> {
-        let route = self.route(sample.request);
-        let edge = route.and_then(|route| Some([route.replica(sample.from)?, route.replica(sample.to)?]));
+    pub fn edge(
+        &mut self,
+        request: RequestId,
+        [from, to]: [StageId; 2],
+        receiver: ReplicaKey,
+    ) -> Option<[ReplicaKey; 2]> {
+        let route = self.route(request);
+        let edge = route.and_then(|route| Some([route.replica(from)?, route.replica(to)?]));
         match edge {
             Some([_, to]) if (to.stage, to.replica) == (receiver.stage, receiver.replica) => edge,
             Some(_) => {
-                self.contradiction(
-                    sample.request,
-                    "a chunk was received by a replica that it is not bound to",
-                );
+                self.contradiction(request, "a chunk was received by a replica that it is not bound to");
                 None
             }
             None => {
-                self.contradiction(sample.request, "a chunk came over an edge that it is not known to use");
+                self.contradiction(request, "a chunk came over an edge that it is not known to use");
                 None
             }
+        }
+    }
+
+    /// A replica is done with a request by itself. Its tokens are shown when the request as a whole has ended by itself,
+    /// which may be told before or after this.
+    pub fn finished(&mut self, replica: ReplicaKey, finished: &FinishedRequest) {
+        let request = finished.request;
+        let live = self.live.get_mut(&request).map(|live| &mut live.route);
+        let Some(route) = live.or_else(|| self.ended.get_mut(request)) else {
+            return self
+                .contradiction(request, "a replica finished it, but it is not known, or ended long ago");
+        };
+        if route.begins_with(replica.stage) {
+            route.tokens.prompt += finished.prompt_tokens;
+        }
+        route.tokens.generation += finished.generation_tokens;
+        if route.ended_by_itself {
+            self.families.show(std::mem::take(&mut route.tokens));
+        }
+    }
+
+    /// A stage is done with a request by itself.
+    pub fn stage_done(&mut self, replica: ReplicaKey, times: &StageTimes) -> Result<(), MetricsError> {
+        match self.audio.as_mut().filter(|audio| audio.is_made_by(replica.stage)) {
+            Some(audio) => audio.stage_done(replica, times),
+            None => Ok(()),
         }
     }
 
@@ -104,11 +140,12 @@ impl RequestLedger {
         self.families.accepted.inc();
     }
 
-    fn start(&mut self, request: RequestId) {
+    fn start(&mut self, request: RequestId, waited_seconds: f64) {
         match self.live.get_mut(&request) {
             Some(live) if !live.started => {
                 live.started = true;
                 self.running += 1;
+                self.families.observe_queue_wait(waited_seconds);
             }
             Some(_) => self.contradiction(request, "started twice"),
             None => self.contradiction(request, "started while not accepted"),
@@ -153,12 +190,16 @@ impl RequestLedger {
         detail: Option<&'static str>,
         e2e_seconds: f64,
     ) -> Result<(), MetricsError> {
-        let Some(live) = self.live.remove(&request) else {
+        let Some(LiveRequest { mut route, started }) = self.live.remove(&request) else {
             self.contradiction(request, "ended while not accepted, or twice");
             return Ok(());
         };
-        self.running -= usize::from(live.started);
-        self.ended.remember(request, live.route);
+        self.running -= usize::from(started);
+        route.ended_by_itself = matches!(reason, FinishReason::Stop | FinishReason::Length);
+        if route.ended_by_itself {
+            self.families.show(std::mem::take(&mut route.tokens));
+        }
+        self.ended.remember(request, route);
         self.families.success.series(&[reason.as_str()])?.inc();
         match reason {
             FinishReason::Stop | FinishReason::Length => self.families.observe_e2e(e2e_seconds),

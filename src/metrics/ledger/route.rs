@@ -14,6 +14,19 @@ pub struct Route {
     replicas: Vec<ReplicaKey>,
     /// Whether it was told that its audio was delivered, which happens once.
     pub audio_delivered: bool,
+    /// Tokens that its stages were told to have read and generated, and that are not shown yet.
+    pub tokens: RequestTokens,
+    /// Whether it has ended by itself.
+    pub ended_by_itself: bool,
+}
+
+/// Tokens of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RequestTokens {
+    /// In the prompt of its first stage.
+    pub prompt: u64,
+    /// Generated in all its stages.
+    pub generation: u64,
 }
 
 /// The routes of the latest [`ENDED_REMEMBERED`] requests that ended. Replicas report what they did for a request,
@@ -29,7 +42,17 @@ pub struct EndedRoutes {
 impl Route {
     /// The route over these replicas.
     pub fn new(replicas: &[ReplicaKey]) -> Self {
-        Self { replicas: replicas.to_vec(), audio_delivered: false }
+        Self {
+            replicas: replicas.to_vec(),
+            audio_delivered: false,
+            tokens: RequestTokens::default(),
+            ended_by_itself: false,
+        }
+    }
+
+    /// Whether `stage` is the one that reads the prompt.
+    pub fn begins_with(&self, stage: StageId) -> bool {
+        self.replicas.first().is_some_and(|key| key.stage == stage)
     }
 
     /// The replica of `stage`, if the request visits it.

@@ -11,12 +11,17 @@ use crate::ids::Epoch;
 use crate::metrics::definitions::{self, Kind};
 use crate::metrics::page::Page;
 use crate::metrics::{
-    DeliveredAudio, EngineTotals, FinishedRequest, LabelledStats, OmniPrefix, PipelineEvent, Playback,
-    ReplicaReport, ReplicaStats, SchedulerSnapshot, StageDescription, TokenSample, TransferSample,
+    BlockResidency, CacheConfiguration, DeliveredAudio, DiffusedRequest, EngineTotals, FinishedRequest,
+    FirstEvents, HttpExchange, OmniPrefix, PipelineEvent, Playback, ReplicaLoad, ReplicaReport, ReplicaStats,
+    SchedulerSnapshot, StageDescription, StageTimes, StepWork, TextFormat, TokenSample, TransferSample,
 };
 
+mod images;
 mod labelled;
+mod open_metrics;
 mod speech;
+mod stages;
+mod upstream_defects;
 
 fn stage(index: u16, replicas: u16, max_model_len: Option<u64>) -> StageDescription {
     StageDescription {
@@ -24,6 +29,7 @@ fn stage(index: u16, replicas: u16, max_model_len: Option<u64>) -> StageDescript
         replicas,
         max_model_len,
         makes_audio: false,
+        diffusion: false,
         families: Vec::new(),
     }
 }
@@ -33,9 +39,14 @@ fn vocoder(index: u16, replicas: u16) -> StageDescription {
     StageDescription { makes_audio: true, ..stage(index, replicas, None) }
 }
 
+/// A stage that makes images and is no engine.
+fn painter(index: u16, replicas: u16) -> StageDescription {
+    StageDescription { diffusion: true, ..stage(index, replicas, None) }
+}
+
 fn ledger_of(log_stats: bool, stages: Vec<StageDescription>) -> Ledger {
-    let (model_name, omni_prefix) = ("m".to_owned(), OmniPrefix::default());
-    Ledger::new(MetricsSettings { model_name, omni_prefix, log_stats, stages }).unwrap()
+    let (model_name, omni_prefix, kv_cache_metrics) = ("m".to_owned(), OmniPrefix::default(), true);
+    Ledger::new(MetricsSettings { model_name, omni_prefix, log_stats, kv_cache_metrics, stages }).unwrap()
 }
 
 fn ledger() -> Ledger {
@@ -76,6 +87,7 @@ fn running(key: ReplicaKey, sequence: u64, running: u64, idle: bool) -> StatEven
 
 fn finished() -> FinishedRequest {
     FinishedRequest {
+        request: RequestId(1),
         reason: FinishReason::Length,
         e2e_seconds: 3.5,
         queue_seconds: 0.5,
@@ -97,7 +109,7 @@ fn accepted(request: u64) -> StatEvent {
 }
 
 fn started(request: u64) -> StatEvent {
-    StatEvent::Pipeline(PipelineEvent::Started { request: RequestId(request) })
+    StatEvent::Pipeline(PipelineEvent::Started { request: RequestId(request), waited_seconds: 0.75 })
 }
 
 fn ended(request: u64, reason: FinishReason, detail: Option<&'static str>) -> StatEvent {
@@ -150,6 +162,55 @@ fn nothing_spoken(request: u64) -> StatEvent {
     StatEvent::Pipeline(PipelineEvent::AudioDelivered { request: RequestId(request), audio })
 }
 
+/// The first chunk of a request and what came of it.
+fn first_events(request: u64) -> FirstEvents {
+    FirstEvents {
+        request: RequestId(request),
+        from: StageId(0),
+        to: StageId(1),
+        emit_seconds: 0.5,
+        send_seconds: 0.6,
+        receive_seconds: 0.7,
+        output_seconds: Some(0.9),
+    }
+}
+
+/// Two images of 1024 by 1024.
+fn diffused() -> DiffusedRequest {
+    DiffusedRequest {
+        steps: 8,
+        images: 2,
+        pixels: 1 << 20,
+        execution_seconds: 4.0,
+        preprocess_seconds: 0.1,
+        postprocess_seconds: 0.2,
+        vae_decode_seconds: Some(0.5),
+        forward_seconds: Some(2.0),
+        kv_load_seconds: Some(0.05),
+        first_image_seconds: Some(4.5),
+        peak_memory_bytes: Some(3 << 30),
+    }
+}
+
+fn exchange() -> HttpExchange {
+    HttpExchange {
+        method: "POST",
+        route: Some("/v1/chat/completions".to_owned()),
+        status: 200,
+        request_bytes: 100,
+        response_bytes: 2000,
+        seconds: 0.7,
+    }
+}
+
+/// Families that no event moves, because there is nothing that they could tell of; see their definitions.
+const STILL: [&str; 2] = ["external_prefix_cache_queries_total", "external_prefix_cache_hits_total"];
+
+/// A ledger of a pipeline with all kinds of stages.
+fn full_ledger() -> Ledger {
+    ledger_of(true, vec![stage(0, 2, Some(1000)), vocoder(1, 1), painter(2, 1)])
+}
+
 /// Events that move every family.
 fn everything() -> Vec<StatEvent> {
     let totals = EngineTotals {
@@ -161,6 +222,10 @@ fn everything() -> Vec<StatEvent> {
         prefix_cache_hits: 16,
         preemptions: 1,
         steps: 5,
+        corrupted_requests: 1,
+        media_cache_queries: 3,
+        media_cache_hits: 2,
+        work: StepWork { operations: 1e12, read_bytes: 1e9, write_bytes: 1e6 },
     };
     let samples = vec![
         TokenSample::IterationTokens(15),
@@ -172,9 +237,21 @@ fn everything() -> Vec<StatEvent> {
         totals: Some(totals),
         samples,
         finished: vec![finished()],
-        transfers: Vec::new(),
-        labelled: LabelledStats::default(),
+        cache: Some(CacheConfiguration { block_size: 16, blocks: 100, prefix_caching: true }),
+        residencies: vec![BlockResidency {
+            lifetime_seconds: 9.0,
+            idle_seconds: 5.0,
+            reuse_gap_seconds: vec![1.0, 2.0],
+        }],
+        ..ReplicaStats::default()
     };
+    let vocoded = ReplicaStats {
+        load: Some(ReplicaLoad { in_flight: 3, waiting: 2 }),
+        stage_times: vec![StageTimes { queue_seconds: 0.25, work_seconds: 3.0, audio_seconds: 6.0 }],
+        first_events: vec![first_events(1)],
+        ..ReplicaStats::default()
+    };
+    let painted = ReplicaStats { diffusion: vec![diffused()], ..ReplicaStats::default() };
     vec![
         StatEvent::Pipeline(PipelineEvent::Rejected { reason: "overloaded" }),
         accepted(1),
@@ -185,18 +262,25 @@ fn everything() -> Vec<StatEvent> {
         started(3),
         ended(1, FinishReason::Stop, None),
         ended(2, FinishReason::Error, Some("device_error")),
+        StatEvent::ReplicaDown { key: key(0, 1, 0), reason: "replica_panic" },
+        StatEvent::ReplicaUp(key(0, 1, 1)),
+        StatEvent::Http(exchange()),
+        StatEvent::Scraped { seconds: 0.01 },
         running(key(0, 0, 0), 1, 4, false),
         StatEvent::Replica(Box::new(report(key(0, 0, 0), 2, stats))),
         received(key(1, 0, 3), 1, &[1, 3]),
         delivered(1, playback(0.05)),
         nothing_spoken(3),
+        StatEvent::Replica(Box::new(report(key(1, 0, 3), 2, vocoded))),
+        StatEvent::Replica(Box::new(report(key(2, 0, 0), 1, painted))),
     ]
 }
 
 #[test]
 fn every_family_moves_when_fed() {
-    let mut ledger = ledger();
+    let mut ledger = full_ledger();
     apply(&mut ledger, everything());
+    ledger.note_waiting_events(3);
     let page = page(&ledger);
     for definition in definitions::all() {
         let name = definition.name(definitions::DEFAULT_OMNI_PREFIX);
@@ -204,7 +288,8 @@ fn every_family_moves_when_fed() {
             Kind::Histogram(_) => format!("{name}_count"),
             Kind::Counter | Kind::Gauge => name,
         };
-        assert!(page.sum(&sample) > 0.0, "{sample} did not move");
+        let is_still = STILL.contains(&definition.suffix);
+        assert_eq!(page.sum(&sample) > 0.0, !is_still, "{sample}");
     }
     let expected = [
         ("vllm:num_requests_waiting", 3.0),
@@ -216,6 +301,11 @@ fn every_family_moves_when_fed() {
         ("vllm:request_time_per_output_token_seconds_sum", 0.5),
         ("vllm:request_prefill_kv_computed_tokens_sum", 14.0),
         ("vllm:request_params_n_sum", 2.0),
+        ("vllm:corrupted_requests_total", 1.0),
+        ("vllm:mm_cache_hits_total", 2.0),
+        ("vllm:estimated_flops_per_gpu_total", 1e12),
+        ("vllm:kv_block_reuse_gap_seconds_sum", 3.0),
+        ("vllm:kv_block_idle_before_evict_seconds_sum", 5.0),
     ];
     for (name, value) in expected {
         assert_eq!(page.value(name, REPLICA_0), value, "{name}");
@@ -236,9 +326,15 @@ fn every_family_moves_when_fed() {
 
 #[test]
 fn a_page_read_back_is_what_was_gathered() {
-    let (model_name, omni_prefix) = ("a \"quoted\" \\ name\nof two lines".to_owned(), OmniPrefix::default());
-    let stages = vec![stage(0, 1, Some(1000)), vocoder(1, 1)];
-    let settings = MetricsSettings { model_name: model_name.clone(), omni_prefix, log_stats: true, stages };
+    let model_name = "a \"quoted\" \\ name\nof two lines".to_owned();
+    let stages = vec![stage(0, 1, Some(1000)), vocoder(1, 1), painter(2, 1)];
+    let settings = MetricsSettings {
+        model_name: model_name.clone(),
+        omni_prefix: OmniPrefix::default(),
+        log_stats: true,
+        kv_cache_metrics: true,
+        stages,
+    };
     let mut ledger = Ledger::new(settings).unwrap();
     apply(&mut ledger, everything());
     let page = page(&ledger);
@@ -246,7 +342,8 @@ fn a_page_read_back_is_what_was_gathered() {
         .map(|family| (family.name(definitions::DEFAULT_OMNI_PREFIX), family.kind.as_str().to_owned()))
         .collect();
     assert_eq!(page.families, families, "in the order of the definitions");
-    assert!(page.samples.keys().all(|(_, labels)| labels["model_name"] == model_name));
+    let of_the_model = page.samples.keys().filter(|(name, _)| name.starts_with("vllm:"));
+    assert!(of_the_model.into_iter().all(|(_, labels)| labels["model_name"] == model_name));
     for definition in definitions::all() {
         let name = definition.name(definitions::DEFAULT_OMNI_PREFIX);
         assert_eq!(page.helps[&name], definition.help);
@@ -255,23 +352,23 @@ fn a_page_read_back_is_what_was_gathered() {
             .samples
             .keys()
             .filter(|(sample, _)| *sample == format!("{name}_bucket"))
-            .map(|(_, labels)| labels["le"].clone())
+            .filter_map(|(_, labels)| labels["le"].parse::<f64>().ok())
+            .map(|bound| bound.to_string())
             .collect();
-        let mut expected: BTreeSet<_> =
-            buckets.bounds(1000).iter().map(|bound| format!("{bound:?}")).collect();
-        expected.insert("+Inf".to_owned());
+        let bounds_and_infinity = buckets.bounds(1000).into_iter().chain([f64::INFINITY]);
+        let expected: BTreeSet<_> = bounds_and_infinity.map(|bound| bound.to_string()).collect();
         assert_eq!(bounds, expected, "{name}");
     }
-    let le = |bound| [("le", bound)];
+    let le = |bound| [("stage", "0"), ("replica", "0"), ("le", bound)];
     assert_eq!(page.value("vllm:request_prompt_tokens_bucket", &le("20.0")), 0.0);
     assert_eq!(page.value("vllm:request_prompt_tokens_bucket", &le("50.0")), 1.0);
     assert_eq!(page.value("vllm:request_prompt_tokens_bucket", &le("+Inf")), 1.0);
-    assert_eq!(page.value("vllm:request_prompt_tokens_sum", &[]), 30.0);
+    assert_eq!(page.value("vllm:request_prompt_tokens_sum", REPLICA_0), 30.0);
 }
 
 #[test]
 fn promtool_finds_nothing_but_what_the_names_force() {
-    let mut ledger = ledger();
+    let mut ledger = full_ledger();
     apply(&mut ledger, everything());
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
@@ -283,7 +380,12 @@ fn promtool_finds_nothing_but_what_the_names_force() {
         println!("skipped: promtool is not installed");
         return;
     };
-    promtool.stdin.take().unwrap().write_all(ledger.gather().to_text().as_bytes()).unwrap();
+    promtool
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(ledger.gather().to_text(TextFormat::Classic).as_bytes())
+        .unwrap();
     let output = promtool.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     let forced = |line: &str| {
@@ -452,35 +554,44 @@ fn routes_are_known_from_acceptance_on_and_for_a_while_after_the_end() {
 
 #[test]
 fn without_statistics_omni_families_are_placeholders_and_engine_families_do_not_exist() {
-    let mut ledger = ledger_of(false, vec![stage(0, 1, Some(1000)), vocoder(1, 2)]);
+    let mut ledger = ledger_of(false, vec![stage(0, 1, Some(1000)), vocoder(1, 2), painter(2, 1)]);
     apply(&mut ledger, everything());
     let page = page(&ledger);
     let omni = definitions::all().filter(|definition| definition.namespace == definitions::Namespace::Omni);
-    let names: Vec<_> = omni.map(|definition| definition.name(definitions::DEFAULT_OMNI_PREFIX)).collect();
+    let always = omni.chain(definitions::process::ALL.iter().copied());
+    let names: Vec<_> = always.map(|definition| definition.name(definitions::DEFAULT_OMNI_PREFIX)).collect();
     assert_eq!(page.families.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), names);
-    assert!(page.samples.values().all(|&value| value == 0.0));
+    let of_requests = page.samples.iter().filter(|((name, _), _)| !name.starts_with("process_"));
+    assert!(of_requests.into_iter().all(|(_, &value)| value == 0.0));
+    assert!(page.sum("process_resident_memory_bytes") > 0.0);
+    assert!(page.fitting("vllm:omni_replica_up", &[]).is_empty(), "a 0 would say that nothing lives");
     assert_eq!(page.fitting("vllm:omni_requests_success_total", &[]).len(), 4);
     assert_eq!(page.fitting("vllm:omni_audio_frames_total", &[]).len(), 2);
-    assert_eq!(page.fitting("vllm:omni_transfer_tx_s_count", &[]).len(), 2);
+    assert_eq!(page.fitting("vllm:omni_transfer_tx_s_count", &[]).len(), 4);
     assert_eq!(ledger.resolve(RequestId(4), StageId(0)), None);
-}
-
-#[test]
-fn a_pipeline_without_engines_shows_no_engine_family() {
-    let mut ledger = ledger_of(true, vec![stage(0, 1, None)]);
-    apply(&mut ledger, everything());
-    let page = page(&ledger);
-    assert!(page.families.iter().all(|(name, _)| name.starts_with("vllm:omni_")), "{:?}", page.families);
 }
 
 #[test]
 fn known_label_sets_are_zero_from_the_start() {
     let page = page(&ledger_of(true, vec![stage(0, 2, Some(64)), stage(1, 1, Some(16)), stage(2, 3, None)]));
-    assert!(page.samples.values().all(|&value| value == 0.0));
-    assert_eq!(page.fitting("vllm:generation_tokens_total", &[]).len(), 3);
-    assert_eq!(page.fitting("vllm:request_success_total", &[]).len(), 12);
-    assert_eq!(page.fitting("vllm:num_requests_waiting_by_reason", &[]).len(), 6);
-    assert_eq!(page.fitting("vllm:omni_requests_rejected_total", &[]).len(), 4);
+    let of_requests = page.samples.iter().filter(|((name, _), _)| !name.starts_with("process_"));
+    assert!(of_requests.into_iter().all(|(_, &value)| value == 0.0));
+    for (name, series) in [
+        ("vllm:generation_tokens_total", 3),
+        ("vllm:request_success_total", 12),
+        ("vllm:num_requests_waiting_by_reason", 6),
+        ("vllm:kv_block_lifetime_seconds_count", 3),
+        ("vllm:estimated_flops_per_gpu_total", 3),
+        ("vllm:omni_requests_rejected_total", 4),
+        ("vllm:omni_stage_waiting_requests", 3),
+        ("vllm:omni_stage_gen_time_s_count", 3),
+        ("vllm:omni_stage_queue_depth", 6),
+        ("vllm:omni_replica_up", 6),
+        ("vllm:omni_replica_restarts_total", 36),
+        ("vllm:omni_edge_first_emit_s_count", 5),
+    ] {
+        assert_eq!(page.fitting(name, &[]).len(), series, "{name}");
+    }
     let buckets =
         |stage| page.fitting("vllm:request_prompt_tokens_bucket", &[("stage", stage), ("replica", "0")]);
     assert_eq!((buckets("0").len(), buckets("1").len()), (7, 5));

@@ -7,7 +7,7 @@ use prometheus::Histogram;
 
 use crate::ids::{ReplicaId, ReplicaKey, StageId};
 use crate::metrics::families::{Family, ReplicaLabels, TransferHistograms};
-use crate::metrics::{MetricsError, StageDescription, TransferSample};
+use crate::metrics::{FirstEvents, MetricsError, StageDescription, TransferSample};
 
 /// The transfers of a pipeline, by edge.
 #[derive(Debug)]
@@ -46,6 +46,17 @@ impl TransferLedger {
         sample: &TransferSample,
     ) -> Result<(), MetricsError> {
         self.edge([from, to].map(|key| (key.stage, key.replica)))?.observe(sample);
+        Ok(())
+    }
+
+    /// Takes in when the first chunk of a request between two replicas came how far.
+    pub fn observe_first(
+        &mut self,
+        from: ReplicaKey,
+        to: ReplicaKey,
+        events: &FirstEvents,
+    ) -> Result<(), MetricsError> {
+        self.edge([from, to].map(|key| (key.stage, key.replica)))?.observe_first(events);
         Ok(())
     }
 

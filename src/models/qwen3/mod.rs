@@ -15,6 +15,7 @@ pub mod taps;
 #[cfg(test)]
 mod tests;
 pub mod text_model;
+pub mod work;
 mod workspace;
 
 pub use config::{DecoderConfig, FeedForwardConfig, TextConfig};
@@ -24,5 +25,6 @@ pub use language_model::{LanguageModel, Names};
 pub use size::DecodeTraffic;
 pub use taps::{TapPoint, Taps};
 pub use text_model::{TEXT_MODEL_NAMES, TextModelConfig};
+pub use work::{StepShape, Work};
 pub(crate) use workspace::Loader;
 pub use workspace::Workspace;

@@ -6,7 +6,7 @@
 
 use super::config::TalkerConfig;
 use crate::models::LoadError;
-use crate::models::qwen3::{EmbeddedDecoder, Loader, Workspace};
+use crate::models::qwen3::{DecodeTraffic, EmbeddedDecoder, Loader, StepShape, Work, Workspace};
 use crate::tensor::{
     BLOCK_SIZE, BatchLimits, DeviceError, Dtype, InputRows, SequenceSpan, StepBatch, WeightStore,
 };
@@ -93,6 +93,26 @@ impl<B: InputRows> CodePredictor<B> {
     /// Ids of one code group.
     pub fn vocab_size(&self) -> usize {
         self.decoder.config().vocab_size
+    }
+
+    /// The work of completing frames together, with weights of so many bytes on average.
+    pub fn work(&self, frames: usize, bytes_per_weight: f64) -> Work {
+        let cache_bytes_per_token = self.decoder.kv_bytes_per_block() as f64 / BLOCK_SIZE as f64;
+        let decoder =
+            DecodeTraffic { config: self.decoder.config().clone(), bytes_per_weight, cache_bytes_per_token };
+        let mut work = Work::default();
+        for group in 0..self.heads.len() {
+            // As `describe_step` has it.
+            let (first, rows) = if group == 0 { (0, 2) } else { (group + 1, 1) };
+            let frame = StepShape::span(first, rows, true);
+            work += decoder.work(StepShape {
+                rows: frames * frame.rows,
+                logit_rows: frames,
+                meetings: frames * frame.meetings,
+                context: frames * frame.context,
+            });
+        }
+        work
     }
 
     /// Memory for up to `max_frames` frames in a call.

@@ -61,9 +61,11 @@ impl<B: Backend> LanguageModelStage<'_, B> {
     /// The stage with a loaded model, with so many blocks in the KV cache of each replica.
     pub(in crate::stages) fn spec(
         &self,
-        (model, weights): Loaded<LanguageModel<B>>,
+        loaded: Loaded<LanguageModel<B>>,
         cache_blocks: usize,
     ) -> Result<StageSpec, PipelineError> {
+        let statistics = self.source.options.statistics.of_engine(|| decode_traffic(&loaded));
+        let (model, weights) = loaded;
         let max_model_len = self.source.max_model_len(self.deploy, self.positions)?;
         let settings = LlmSettings {
             stage: StageId(0),
@@ -73,7 +75,7 @@ impl<B: Backend> LanguageModelStage<'_, B> {
             prefix_caching: self.deploy.prefix_caching,
             eos_ids: self.source.eos_ids(self.end_ids)?,
             seed: self.source.options.seed,
-            statistics: self.source.options.statistics,
+            statistics,
         };
         let (replicas, bytes_per_block) = (self.deploy.num_replicas, model.kv_bytes_per_block());
         let size = StageSize::new(weights, replicas, settings.cache_blocks, bytes_per_block);

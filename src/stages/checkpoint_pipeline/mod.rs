@@ -19,7 +19,7 @@ use crate::models::LoadError;
 use crate::models::qwen3::DecodeTraffic;
 use crate::stages::device_memory::DeviceMemory;
 use crate::stages::memory_ledger::{MemoryError, MemoryLedger};
-use crate::stages::{Pipeline, StageError, StageFactory, StageSpec};
+use crate::stages::{Pipeline, StageError, StageFactory, StageSpec, StatisticsOptions};
 use crate::tensor::{Outline, Outlined, Taken, WeightStore};
 use crate::text::Tokenizer;
 
@@ -28,8 +28,8 @@ use crate::text::Tokenizer;
 pub struct PipelineOptions {
     /// Seed of requests that bring none.
     pub seed: u64,
-    /// Whether stages keep statistics.
-    pub statistics: bool,
+    /// Which statistics stages keep.
+    pub statistics: StatisticsOptions,
     /// Its stages.
     pub deploy: Deploy,
 }

@@ -29,8 +29,8 @@ use crate::ids::{RequestId, StageId};
 use crate::metrics::ReplicaStats;
 use crate::stages::engine_statistics::EngineStatistics;
 use crate::stages::{
-    Output, Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput, StageRequest,
-    Ticket,
+    EngineStatisticsOptions, Output, Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput,
+    StageOutput, StageRequest, Ticket,
 };
 use crate::tensor::StepBatch;
 use crate::tensor::device_steps::ChainedRow;
@@ -57,8 +57,8 @@ pub struct LlmSettings {
     pub eos_ids: Vec<u32>,
     /// Seed of requests that bring none.
     pub seed: u64,
-    /// Whether statistics are kept.
-    pub statistics: bool,
+    /// Which statistics are kept.
+    pub statistics: EngineStatisticsOptions,
 }
 
 /// Generates text.
@@ -114,7 +114,8 @@ struct Request {
 impl<M: StepModel> LlmStage<M> {
     /// A stage without requests.
     pub fn new(model: M, tokenizer: Arc<Tokenizer>, settings: LlmSettings) -> Result<Self, StageError> {
-        let scheduler = Scheduler::new(settings.scheduler, BlockPool::new(settings.cache_blocks));
+        let pool = BlockPool::new(settings.cache_blocks).sampling(settings.statistics.kv_block_share);
+        let scheduler = Scheduler::new(settings.scheduler, pool);
         if scheduler.longest_sequence() < settings.max_model_len {
             return Err(StageError::OutOfCapacity(format!(
                 "the KV cache holds {} tokens, less than one sequence of max_model_len {}",
@@ -123,7 +124,7 @@ impl<M: StepModel> LlmStage<M> {
             )));
         }
         Ok(Self {
-            statistics: settings.statistics.then(EngineStatistics::default),
+            statistics: EngineStatistics::new(&settings.statistics, settings.prefix_caching),
             eos_ids: settings.eos_ids.as_slice().into(),
             settings,
             model,
@@ -267,6 +268,9 @@ impl<M: StepModel> LlmStage<M> {
     fn give_up_failed(&mut self) {
         while let Some((id, error)) = self.failed.pop() {
             if self.requests.contains_key(&id) {
+                if let Some(statistics) = &mut self.statistics {
+                    statistics.corrupted();
+                }
                 self.remove(id);
                 self.outputs.push(StageOutput { request: id, event: StageEvent::Failed(error) });
             }
@@ -370,6 +374,9 @@ impl<M: StepModel> Stage for LlmStage<M> {
     fn launch(&mut self) -> Result<Ticket, StageError> {
         self.fill_batch();
         self.note_started();
+        if let Some(statistics) = &mut self.statistics {
+            statistics.launched(&self.spans);
+        }
         self.launch_model()
     }
 
@@ -405,7 +412,7 @@ impl<M: StepModel> Stage for LlmStage<M> {
 
     fn report(&mut self, stats: &mut ReplicaStats) {
         if let Some(statistics) = &mut self.statistics {
-            statistics.report(&self.scheduler, stats);
+            statistics.report(&mut self.scheduler, stats);
         }
     }
 }

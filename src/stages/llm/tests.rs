@@ -1,6 +1,7 @@
 //! The engine loop over a model that shows which tokens it was given, and where it found them.
 
 mod prefix_cache;
+mod statistics;
 
 use std::time::Duration;
 
@@ -162,7 +163,7 @@ fn settings(blocks: usize, tokens_per_step: usize) -> LlmSettings {
         prefix_caching: true,
         eos_ids: vec![END],
         seed: 1,
-        statistics: true,
+        statistics: true.into(),
     }
 }
 

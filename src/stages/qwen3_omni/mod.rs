@@ -11,7 +11,7 @@ use crate::config::StageDeploy;
 use crate::config::deploy::{CodecChunks, StageKind};
 use crate::ids::StageId;
 use crate::models::LoadError;
-use crate::models::qwen3::LanguageModel;
+use crate::models::qwen3::{DecodeTraffic, LanguageModel};
 use crate::models::qwen3_omni::{
     Code2Wav, Code2WavConfig, CodePredictor, OmniConfig, StreamingSchedule, Talker, TalkerConfig, Thinker,
 };
@@ -22,7 +22,7 @@ use crate::stages::checkpoint_pipeline::{
 use crate::stages::code2wav::{Code2WavSettings, Code2WavStage};
 use crate::stages::talker::{TalkerModels, TalkerSettings, TalkerStage};
 use crate::stages::{Modality, Pipeline, Stage, StageFactory, StageSize, StageSpec};
-use crate::tensor::{Backend, Convolution, InputRows};
+use crate::tensor::{BLOCK_SIZE, Backend, Convolution, InputRows};
 use crate::transport::PayloadKind;
 
 /// `model_type` of the checkpoints that this pipeline serves.
@@ -150,7 +150,11 @@ impl<T: Backend, S: Backend + InputRows + Convolution> Builder<'_, T, S> {
             cache_blocks,
             max_model_len,
             seed: self.source.options.seed,
-            statistics: self.source.options.statistics,
+            statistics: self.source.options.statistics.of_engine(|| DecodeTraffic {
+                config: models.talker_config.decoder.clone(),
+                bytes_per_weight: weights.bytes as f64 / weights.parameters.max(1) as f64,
+                cache_bytes_per_token: models.talker.kv_bytes_per_block() as f64 / BLOCK_SIZE as f64,
+            }),
         };
         let (replicas, bytes_per_block) = (stage.num_replicas, models.talker.kv_bytes_per_block());
         let size = StageSize::new(weights, replicas, settings.cache_blocks, bytes_per_block);
@@ -203,7 +207,7 @@ mod tests {
         let tokenizer = Arc::new(Tokenizer::from_files(&demo.tokenizer_files().unwrap()).unwrap());
         let mut deploy = built_in_deploy(&demo, false).unwrap();
         deploy.stages[0].max_model_len = Some(max_model_len);
-        let options = PipelineOptions { seed: 0, statistics: false, deploy };
+        let options = PipelineOptions { seed: 0, statistics: false.into(), deploy };
         let source =
             ModelSource { checkpoint: &demo, store: &store, tokenizer: &tokenizer, options: &options };
         build(source, (&Cpu::new(None).unwrap(), "cpu"))

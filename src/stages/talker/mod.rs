@@ -21,7 +21,8 @@ use crate::models::qwen3_omni::{
 };
 use crate::stages::engine_statistics::EngineStatistics;
 use crate::stages::{
-    Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput, StageRequest, Ticket,
+    EngineStatisticsOptions, Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput,
+    StageRequest, Ticket,
 };
 use crate::tensor::{BatchLimits, InputRows, StepBatch};
 use crate::transport::{Chunk, Payload};
@@ -51,8 +52,8 @@ pub struct TalkerSettings {
     pub max_model_len: usize,
     /// Seed of requests that bring none.
     pub seed: u64,
-    /// Whether statistics are kept.
-    pub statistics: bool,
+    /// Which statistics are kept.
+    pub statistics: EngineStatisticsOptions,
 }
 
 /// Speaks.
@@ -94,7 +95,8 @@ impl<B: InputRows> TalkerStage<B> {
     /// A stage without requests.
     pub fn new(models: Arc<TalkerModels<B>>, settings: TalkerSettings) -> Result<Self, StageError> {
         let SchedulerConfig { max_num_batched_tokens: rows, max_num_seqs: logit_rows } = settings.scheduler;
-        let scheduler = Scheduler::new(settings.scheduler, BlockPool::new(settings.cache_blocks));
+        let pool = BlockPool::new(settings.cache_blocks).sampling(settings.statistics.kv_block_share);
+        let scheduler = Scheduler::new(settings.scheduler, pool);
         if scheduler.longest_sequence() < settings.max_model_len {
             return Err(StageError::OutOfCapacity(format!(
                 "the talker's KV cache holds {} rows, less than one sequence of {}",
@@ -120,7 +122,8 @@ impl<B: InputRows> TalkerStage<B> {
             rows: Vec::new(),
             logits: Vec::new(),
             outputs: Vec::new(),
-            statistics: settings.statistics.then(EngineStatistics::default),
+            // Its input is no tokens, which could be looked up.
+            statistics: EngineStatistics::new(&settings.statistics, false),
             settings,
             models,
             steps: 0,
@@ -175,7 +178,11 @@ impl<B: InputRows> TalkerStage<B> {
         self.outputs.push(StageOutput { request: id, event: StageEvent::Finished(reason) });
     }
 
+    /// Gives up a request for which no code could be chosen.
     fn fail(&mut self, id: RequestId, error: StageError) {
+        if let Some(statistics) = &mut self.statistics {
+            statistics.corrupted();
+        }
         self.remove(id);
         self.outputs.push(StageOutput { request: id, event: StageEvent::Failed(error) });
     }
@@ -365,6 +372,9 @@ impl<B: InputRows> Stage for TalkerStage<B> {
     fn launch(&mut self) -> Result<Ticket, StageError> {
         if !self.spans.is_empty() {
             self.fill_batch();
+            if let Some(statistics) = &mut self.statistics {
+                statistics.launched(&self.spans);
+            }
             self.models.talker.forward(
                 &self.batch,
                 &self.rows,
@@ -375,6 +385,10 @@ impl<B: InputRows> Stage for TalkerStage<B> {
             let begun = self.sample_first_codes()?;
             if !begun.is_empty() {
                 self.complete_frames(&begun)?;
+                if let Some(statistics) = &mut self.statistics {
+                    let predictor = &self.models.predictor;
+                    statistics.worked(|bytes_per_weight| predictor.work(begun.len(), bytes_per_weight));
+                }
             }
             if let Some(statistics) = &mut self.statistics {
                 statistics.step();
@@ -391,7 +405,7 @@ impl<B: InputRows> Stage for TalkerStage<B> {
 
     fn report(&mut self, stats: &mut ReplicaStats) {
         if let Some(statistics) = &mut self.statistics {
-            statistics.report(&self.scheduler, stats);
+            statistics.report(&mut self.scheduler, stats);
         }
     }
 }

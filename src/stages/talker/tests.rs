@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::engine::SamplingParams;
+use crate::models::qwen3::{DecodeTraffic, StepShape};
 use crate::stages::Cancellation;
 use crate::tensor::cpu::Cpu;
 use crate::tensor::{BLOCK_SIZE, Dtype, WeightStore};
@@ -32,7 +33,7 @@ fn stage(models: &Arc<TalkerModels<Cpu>>, blocks: usize, scheduler: SchedulerCon
         cache_blocks: blocks,
         max_model_len: MAX_MODEL_LEN,
         seed: 1,
-        statistics: true,
+        statistics: true.into(),
     };
     TalkerStage::new(models.clone(), settings).unwrap()
 }
@@ -266,6 +267,38 @@ fn what_is_counted_of_speeches_is_what_they_had() {
     let sum =
         |count: fn(&crate::metrics::FinishedRequest) -> u64| stats.finished.iter().map(count).sum::<u64>();
     assert_eq!((sum(|end| end.prompt_tokens), sum(|end| end.generation_tokens)), (3 * 15, 3 * 24));
+}
+
+#[test]
+fn the_work_of_a_speech_is_that_of_its_rows_and_of_the_frames_that_are_completed() {
+    let models = models();
+    let talker = DecodeTraffic {
+        config: models.talker_config.decoder.clone(),
+        bytes_per_weight: 2.0,
+        cache_bytes_per_token: 100.0,
+    };
+    let settings = TalkerSettings {
+        statistics: EngineStatisticsOptions { work: Some(talker.clone()), ..true.into() },
+        ..roomy(&models).settings
+    };
+    let mut stage = TalkerStage::new(models.clone(), settings).unwrap();
+    stage.add(request(&models, 1, 3, sampled())).unwrap();
+    say_all(&mut stage, 1);
+    let frames = codes_of(&run(&mut stage), 1).len() / models.predictor.groups();
+    let mut stats = ReplicaStats::default();
+    stage.report(&mut stats);
+    let totals = stats.totals.unwrap();
+    // The prompt has 15 rows, in one step; each further row chooses a code.
+    let mut due = talker.work(StepShape::span(0, 15, true));
+    for row in 15..14 + totals.generation_tokens as usize {
+        due += talker.work(StepShape::span(row, 1, true));
+    }
+    for _ in 0..frames {
+        due += models.predictor.work(1, 2.0);
+    }
+    let counted = totals.work;
+    assert!((counted.operations - due.operations).abs() <= 1e-9 * due.operations, "{counted:?} {due:?}");
+    assert!((counted.read_bytes - due.read_bytes).abs() <= 1e-9 * due.read_bytes, "{counted:?} {due:?}");
 }
 
 #[test]

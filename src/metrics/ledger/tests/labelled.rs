@@ -180,6 +180,7 @@ fn stages_share_a_family_that_they_declare_alike_and_no_other() {
         model_name: "m".to_owned(),
         omni_prefix: OmniPrefix::default(),
         log_stats: true,
+        kv_cache_metrics: false,
         stages: vec![custom(0, families()), custom(1, second)],
     };
     let ledger = Ledger::new(settings(families())).unwrap();
