@@ -43,6 +43,7 @@ impl BlockHasher {
     /// Begins a sequence. Sequences share blocks only with those of the same salt.
     pub fn new(salt: &[u8], media: Vec<MediaSpan>) -> Self {
         let mut context = Context::new(&SHA256);
+        context.update(&[0]);
         context.update(salt);
         let previous = finish(context);
         Self { previous, tokens: [0; BLOCK_SIZE], filled: 0, first: 0, media }
@@ -64,6 +65,8 @@ impl BlockHasher {
     fn hash_block(&mut self) -> BlockHash {
         let end = self.first + BLOCK_SIZE;
         let mut context = Context::new(&SHA256);
+        // No salt hashes like a block, whatever it is.
+        context.update(&[1]);
         context.update(&self.previous.0);
         for token in &self.tokens {
             context.update(&token.to_le_bytes());

@@ -13,8 +13,7 @@ use crate::tensor::BLOCK_SIZE;
 /// published under the hash of its content. Then other sequences that need the same content hold it too; and when nobody
 /// holds it any more it keeps its content until its place is needed, the longest unused first.
 ///
-/// Blocks without such content are handed out before those, last in, first out, so that a lightly used cache keeps
-/// touching the same memory.
+/// Blocks without such content are handed out before those, last in, first out.
 #[derive(Debug)]
 pub struct BlockPool {
     /// What is known of each block.
@@ -27,6 +26,8 @@ pub struct BlockPool {
     by_hash: HashMap<BlockHash, u32>,
     /// Counts releases of published blocks.
     releases: u64,
+    /// Whether blocks keep their content when nobody holds them any more.
+    keeps_content: bool,
     /// Watches some of the blocks, if somebody wants to know.
     sampler: Option<ResidencySampler>,
 }
@@ -60,8 +61,14 @@ impl BlockPool {
             idle: BTreeMap::new(),
             by_hash: HashMap::new(),
             releases: 0,
+            keeps_content: true,
             sampler: None,
         }
+    }
+
+    /// The same pool, whose blocks keep their content while somebody holds them and no longer.
+    pub fn forgetting(self) -> Self {
+        Self { keeps_content: false, ..self }
     }
 
     /// The same pool, which watches this share of the blocks that it hands out; none with `None`.
@@ -147,6 +154,11 @@ impl BlockPool {
             }
             if let Some(sampler) = &mut self.sampler {
                 sampler.released(block, Instant::now());
+            }
+            if !self.keeps_content
+                && let Some(hash) = state.hash.take()
+            {
+                self.by_hash.remove(&hash);
             }
             if state.hash.is_some() {
                 state.released = self.releases;
@@ -277,6 +289,20 @@ mod tests {
         assert!(pool.grow(&mut first, 2 * BLOCK_SIZE));
         let gaps: Vec<_> = pool.take_residencies().iter().map(|block| block.reuse_gaps.len()).collect();
         assert_eq!(gaps, [1, 1]);
+    }
+
+    #[test]
+    fn a_pool_that_forgets_shares_what_is_held_and_nothing_else() {
+        let (mut pool, hashes) = (BlockPool::new(4).forgetting(), hashes(2));
+        let mut first = published(&mut pool, &hashes);
+        let mut second = Vec::new();
+        pool.share(&hashes, &mut second);
+        pool.release(&mut first);
+        assert_eq!(pool.known(&hashes).blocks, 2);
+        pool.release(&mut second);
+        assert_eq!((pool.free(), pool.known(&hashes).blocks), (4, 0));
+        assert!(pool.grow(&mut first, 2 * BLOCK_SIZE));
+        assert_eq!(first, [0, 1], "the same memory is touched again");
     }
 
     #[test]

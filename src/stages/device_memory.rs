@@ -6,8 +6,8 @@ use std::fmt;
 /// the system keeps in memory while there is room, and for other programs.
 const PROCESS_CACHE_SHARE: f64 = 0.35;
 
-/// The share that they may take where less does not hold one sequence of full length. Of such a cache little is touched
-/// by sequences that are shorter.
+/// The share that they may take where less does not hold one sequence of full length: more is better than none. Memory is
+/// taken as blocks are touched.
 const PROCESS_CACHE_SHARE_AT_MOST: f64 = 0.8;
 
 /// The memory of a device, as it was found.

@@ -115,6 +115,8 @@ impl<M: StepModel> LlmStage<M> {
     /// A stage without requests.
     pub fn new(model: M, tokenizer: Arc<Tokenizer>, settings: LlmSettings) -> Result<Self, StageError> {
         let pool = BlockPool::new(settings.cache_blocks).sampling(settings.statistics.kv_block_share);
+        // The choices of a request still share its prompt while any of them is there.
+        let pool = if settings.prefix_caching { pool } else { pool.forgetting() };
         let scheduler = Scheduler::new(settings.scheduler, pool);
         if scheduler.longest_sequence() < settings.max_model_len {
             return Err(StageError::OutOfCapacity(format!(
