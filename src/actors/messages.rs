@@ -77,6 +77,8 @@ pub struct StageStarted {
     pub request: RequestId,
     /// Who reports.
     pub replica: ReplicaKey,
+    /// When the step began that works on it first.
+    pub at: Instant,
 }
 
 /// Worker → orchestrator: a replica is done with a request and holds nothing of it any more.

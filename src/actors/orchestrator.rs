@@ -424,9 +424,9 @@ impl Handler<AbortAll> for Orchestrator {
 impl Handler<StageStarted> for Orchestrator {
     type Result = ();
 
-    fn handle(&mut self, StageStarted { request, .. }: StageStarted, _: &mut Self::Context) {
+    fn handle(&mut self, StageStarted { request, at, .. }: StageStarted, _: &mut Self::Context) {
         if let Some(entry) = self.requests.get(&request) {
-            let waited_seconds = entry.arrived.elapsed().as_secs_f64();
+            let waited_seconds = at.saturating_duration_since(entry.arrived).as_secs_f64();
             self.tell(|| PipelineEvent::Started { request, waited_seconds });
         }
     }

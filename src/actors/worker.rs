@@ -73,7 +73,7 @@ struct Shared {
 /// What comes to a worker beside chunks.
 #[derive(Debug)]
 enum Control {
-    Begin(Box<Job>),
+    Begin { job: Box<Job>, queued: Instant },
     Wake,
     Stop,
 }
@@ -110,6 +110,8 @@ struct Worker {
     jobs: HashMap<RequestId, Held>,
     /// Steps launched and not complete, oldest first.
     in_flight: VecDeque<Ticket>,
+    /// When the last of them was begun: since then the stage works on what it reports as started.
+    launched: Instant,
     /// Chunks that the next stage has not taken yet.
     outbox: Outbox,
     /// Scratch for the outputs of a step.
@@ -180,7 +182,7 @@ impl WorkerHandle {
     pub fn begin(&self, job: Job) -> Result<(), Unavailable> {
         // Counted from the moment it is queued, so that a request in the queue is seen to be held.
         self.shared.jobs.fetch_add(1, Ordering::Release);
-        self.control.try_send(Control::Begin(Box::new(job))).map_err(|_| {
+        self.control.try_send(Control::Begin { job: Box::new(job), queued: Instant::now() }).map_err(|_| {
             self.shared.jobs.fetch_sub(1, Ordering::Release);
             Unavailable
         })
@@ -222,6 +224,7 @@ impl Worker {
             reporter,
             jobs: HashMap::new(),
             in_flight: VecDeque::new(),
+            launched: Instant::now(),
             outbox: Outbox::default(),
             outputs: Vec::new(),
             statistics: WorkerStatistics::default(),
@@ -284,7 +287,7 @@ impl Worker {
     /// Takes one control message. Says whether there was one.
     fn take_control(&mut self) -> Result<bool, Exit> {
         match self.inbox.control.try_recv() {
-            Ok(Control::Begin(job)) => self.begin(*job),
+            Ok(Control::Begin { job, queued }) => self.begin(*job, queued),
             Ok(Control::Wake) => {}
             Ok(Control::Stop) | Err(TryRecvError::Disconnected) => return Err(Exit::Stop),
             Err(TryRecvError::Empty) => return Ok(false),
@@ -292,11 +295,11 @@ impl Worker {
         Ok(true)
     }
 
-    fn begin(&mut self, job: Job) {
+    fn begin(&mut self, job: Job, queued: Instant) {
         let id = job.request.id;
         self.reporter.changed();
         let request = job.request.clone();
-        let times = self.reports.statistics.is_on().then(|| JobTimes::new(request.arrived));
+        let times = self.reports.statistics.is_on().then(|| JobTimes::new(request.arrived, queued));
         let (next_sequence, expected_sequence, withheld) = Default::default();
         self.jobs.insert(id, Held { job, next_sequence, expected_sequence, withheld, finished: None, times });
         if request.cancelled.is_cancelled() {
@@ -348,10 +351,12 @@ impl Worker {
     /// Launches what can be launched, as long as the next stage keeps up, and waits for the oldest step. Says whether anything was done.
     fn step(&mut self) -> Result<bool, Exit> {
         let mut launched = false;
-        while self.outbox.len() < MAX_OUTBOX
-            && self.in_flight.len() < self.stage.steps_in_flight()
-            && self.stage.plan() == Readiness::Ready
-        {
+        while self.outbox.len() < MAX_OUTBOX && self.in_flight.len() < self.stage.steps_in_flight() {
+            let now = Instant::now();
+            if self.stage.plan() == Readiness::Idle {
+                break;
+            }
+            self.launched = now;
             self.in_flight.push_back(self.stage.launch()?);
             launched = true;
         }
@@ -372,13 +377,14 @@ impl Worker {
         let id = output.request;
         let Some(held) = self.jobs.get_mut(&id) else { return };
         if let Some(times) = &mut held.times {
-            self.statistics.gave(&output.event, times);
+            self.statistics.gave(&output.event, times, self.launched);
         }
         match output.event {
             StageEvent::Started => {
                 let first = matches!(held.job.request.input, StageInput::Prompt(_));
                 if first && self.reports.statistics.is_on() {
-                    self.reports.started.do_send(StageStarted { request: id, replica: self.key });
+                    let started = StageStarted { request: id, replica: self.key, at: self.launched };
+                    self.reports.started.do_send(started);
                 }
             }
             StageEvent::Client(output) if held.job.passes_output_on => {
@@ -459,7 +465,8 @@ impl Worker {
         self.reports.done.do_send(StageDone { request: id, replica: self.key, outcome });
     }
 
-    /// Waits until a message comes, the next stage takes a chunk, or a report is due.
+    /// Waits until a message comes, the next stage takes a chunk, a report is due, or the stage has something to do without
+    /// any of them.
     fn sleep(&self) {
         let now = Instant::now();
         let mut deadline = self.reporter.due_in(now).map(|due| now + due);
@@ -470,6 +477,12 @@ impl Worker {
         }
         if let Some(given_up) = self.outbox.wait_for_room(&mut select) {
             deadline = Some(deadline.map_or(given_up, |due| due.min(given_up)));
+        }
+        // A stage whose outputs nobody takes would be woken in vain.
+        if self.outbox.len() < MAX_OUTBOX
+            && let Some(due) = self.stage.wake_at()
+        {
+            deadline = Some(deadline.map_or(due, |deadline| deadline.min(due)));
         }
         match deadline {
             Some(deadline) => drop(select.ready_deadline(deadline)),

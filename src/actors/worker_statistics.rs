@@ -20,8 +20,8 @@ pub(super) struct WorkerStatistics {
 pub(super) struct JobTimes {
     /// When it reached the HTTP layer.
     arrived: Instant,
-    /// When it was taken from the queue of the worker.
-    begun: Instant,
+    /// When it was put into the queue of the worker.
+    queued: Instant,
     /// When the stage began to work on it.
     started: Option<Instant>,
     /// When its first chunk came how far, until that is reported.
@@ -56,10 +56,10 @@ impl WorkerStatistics {
         }
     }
 
-    /// The stage gave something of a request.
-    pub(super) fn gave(&mut self, event: &StageEvent, times: &mut JobTimes) {
+    /// The stage gave something of a request, in a step that was begun at `launched`.
+    pub(super) fn gave(&mut self, event: &StageEvent, times: &mut JobTimes, launched: Instant) {
         match event {
-            StageEvent::Started => times.started = Some(Instant::now()),
+            StageEvent::Started => times.started = Some(launched),
             StageEvent::Client(output) => {
                 if let Output::Audio(packet) = output {
                     times.audio_seconds += packet.seconds();
@@ -87,7 +87,7 @@ impl WorkerStatistics {
         let now = Instant::now();
         let started = times.started.unwrap_or(now);
         self.stage_times.push(StageTimes {
-            queue_seconds: started.saturating_duration_since(times.begun).as_secs_f64(),
+            queue_seconds: started.saturating_duration_since(times.queued).as_secs_f64(),
             work_seconds: now.saturating_duration_since(started).as_secs_f64(),
             audio_seconds: times.audio_seconds,
         });
@@ -102,9 +102,9 @@ impl WorkerStatistics {
 }
 
 impl JobTimes {
-    /// A request that is taken from the queue now.
-    pub(super) fn new(arrived: Instant) -> Self {
-        Self { arrived, begun: Instant::now(), started: None, first: None, audio_seconds: 0.0 }
+    /// A request that was put into the queue at `queued`.
+    pub(super) fn new(arrived: Instant, queued: Instant) -> Self {
+        Self { arrived, queued, started: None, first: None, audio_seconds: 0.0 }
     }
 
     /// Whether the stage has begun to work on it.
@@ -137,7 +137,9 @@ mod tests {
     #[test]
     fn the_first_chunk_and_the_first_output_of_a_request_are_told_once_and_in_order() {
         let (mut statistics, mut stats) = (WorkerStatistics::default(), ReplicaStats::default());
-        let mut times = JobTimes::new(Instant::now() - Duration::from_secs(5));
+        let now = Instant::now();
+        let ago = |seconds| now - Duration::from_secs(seconds);
+        let mut times = JobTimes::new(ago(5), ago(4));
         statistics.arrived(&arrival(0), StageId(1), &mut times);
         statistics.arrived(&arrival(1), StageId(1), &mut times);
         assert!(!times.is_started());
@@ -148,7 +150,7 @@ mod tests {
             StageEvent::Client(Output::Audio(packet())),
             StageEvent::Finished(FinishReason::Stop),
         ] {
-            statistics.gave(&event, &mut times);
+            statistics.gave(&event, &mut times, ago(3));
         }
         statistics.let_go(times, true);
         statistics.report(&mut stats);
@@ -158,13 +160,14 @@ mod tests {
         assert!(seconds[0] >= 5.0 && seconds.is_sorted() && first.output_seconds >= Some(seconds[2]));
         let [times] = stats.stage_times[..] else { panic!("{:?}", stats.stage_times) };
         assert_eq!(times.audio_seconds, 2.0);
-        assert!(times.queue_seconds >= 0.0 && times.work_seconds >= 0.0);
+        // From the queue to the launch of the step, and from there to the end.
+        assert!((times.queue_seconds - 1.0).abs() < 1e-9 && times.work_seconds >= 3.0, "{times:?}");
     }
 
     #[test]
     fn a_request_that_was_removed_has_no_times_but_its_chunk_was_there() {
         let (mut statistics, mut stats) = (WorkerStatistics::default(), ReplicaStats::default());
-        let mut times = JobTimes::new(Instant::now());
+        let mut times = JobTimes::new(Instant::now(), Instant::now());
         statistics.arrived(&arrival(0), StageId(1), &mut times);
         statistics.let_go(times, false);
         statistics.report(&mut stats);

@@ -115,10 +115,19 @@ impl<B: Convolution + InputRows> Code2WavStage<B> {
         Ok(())
     }
 
-    /// New frames of a first or a smaller window. They double with the number of steps that the utterances take by turns.
-    fn fewest_frames(&self) -> usize {
-        let turns = self.utterances.len().div_ceil(self.settings.max_windows.max(1));
-        self.settings.schedule.initial_frames.saturating_mul(turns.next_power_of_two())
+    /// What is worth a window: new frames of a first one, and of one that ends within its segment. They double with the
+    /// number of steps that the utterances which are being spoken take by turns.
+    fn worth(&self) -> Demand {
+        let StreamingSchedule { initial_frames, chunk_frames, .. } = self.settings.schedule;
+        let spoken = self.utterances.values().filter(|utterance| utterance.is_spoken()).count();
+        let turns = spoken.div_ceil(self.settings.max_windows.max(1));
+        let frames = initial_frames.saturating_mul(turns.next_power_of_two());
+        Demand { first_frames: frames, at_once: Some(frames.min(chunk_frames)) }
+    }
+
+    /// How long before a gap a listener gets a smaller window.
+    fn gap_margin(&self) -> Duration {
+        GAP_MARGIN + 2 * self.last_step
     }
 
     /// Ends the utterances of which all has been decoded.
@@ -177,7 +186,7 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
     fn room(&self) -> usize {
         // While nothing can be decoded, only further frames help.
         let quantizers = self.quantizers();
-        let demand = Demand { first_frames: self.fewest_frames(), at_once: None };
+        let demand = Demand { at_once: None, ..self.worth() };
         let ready = |utterance: &Utterance| utterance.window(quantizers, demand).is_some();
         if self.utterances.values().any(ready) {
             MAX_FRAMES.saturating_sub(self.frames_held())
@@ -193,14 +202,14 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
 
     fn plan(&mut self) -> Readiness {
         self.finish_decoded();
-        let (quantizers, fewest) = (self.quantizers(), self.fewest_frames());
+        let (quantizers, worth) = (self.quantizers(), self.worth());
         let sample_rate = self.settings.sample_rate;
-        let soon = Instant::now() + GAP_MARGIN + 2 * self.last_step;
+        let soon = Instant::now() + self.gap_margin();
         let mut ready: Vec<_> = self
             .utterances
             .iter()
             .filter_map(|(id, utterance)| {
-                let demand = utterance.demand(fewest, sample_rate, soon);
+                let demand = utterance.demand(worth, sample_rate, soon);
                 let window = utterance.window(quantizers, demand)?;
                 Some((utterance.deadline(sample_rate), *id, window))
             })
@@ -217,6 +226,14 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
             self.planned.push((id, window));
         }
         if self.planned.is_empty() && self.outputs.is_empty() { Readiness::Idle } else { Readiness::Ready }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let (quantizers, worth) = (self.quantizers(), self.worth());
+        let urgent_from =
+            |utterance: &Utterance| utterance.urgent_from(quantizers, worth, self.settings.sample_rate);
+        let first = self.utterances.values().filter_map(urgent_from).min()?;
+        Some(first.checked_sub(self.gap_margin()).unwrap_or(first))
     }
 
     fn launch(&mut self) -> Result<Ticket, StageError> {

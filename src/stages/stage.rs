@@ -1,6 +1,7 @@
 //! The `Stage` trait: what a worker asks of a stage.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::ids::RequestId;
 use crate::metrics::ReplicaStats;
@@ -54,6 +55,12 @@ pub trait Stage: Send {
     /// How many steps may be launched before the first of them is complete.
     fn steps_in_flight(&self) -> usize {
         1
+    }
+
+    /// When [`plan`](Self::plan) may find something to do although no message came. The worker asks when the stage is
+    /// idle.
+    fn wake_at(&self) -> Option<Instant> {
+        None
     }
 
     /// Moves what was counted since the last call into `stats`. Called only when statistics are on.

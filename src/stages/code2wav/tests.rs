@@ -207,7 +207,7 @@ fn the_listener_who_would_first_hear_a_gap_is_served_first() {
         stage.planned.iter().map(|(id, window)| (id.0, window.frames.end)).collect()
     };
     for id in 0..3 {
-        stage.add(request(id)).unwrap();
+        stage.add(StageRequest { streamed: true, ..request(id) }).unwrap();
         let (frames, last) = (frames(&model, &vec![0; 12 * quantizers]), id == 2);
         feed(&mut stage, id, frames, last).unwrap();
     }
@@ -260,6 +260,10 @@ fn with_more_utterances_than_windows_the_first_windows_are_larger() {
     let mut stage = stage(&model);
     for (id, first_frames) in [(0, 2), (1, 2), (2, 2), (3, 4), (4, 4), (5, 4), (6, 8)] {
         stage.add(request(id)).unwrap();
-        assert_eq!(stage.fewest_frames(), first_frames);
+        stage.add(request(100 + id)).unwrap();
+        // Those of which nothing was spoken yet do not count.
+        feed(&mut stage, id, frames(&model, &vec![0; model.config().num_quantizers]), false).unwrap();
+        let worth = Demand { first_frames, at_once: Some(first_frames.min(SCHEDULE.chunk_frames)) };
+        assert_eq!(stage.worth(), worth);
     }
 }

@@ -7,6 +7,9 @@ use crate::models::qwen3_omni::{CodecStream, Demand, StreamWindow};
 /// How long the first sound may be in the making before it is as urgent as that of a listener who is about to hear a gap.
 const FIRST_SOUND_PATIENCE: Duration = Duration::from_millis(100);
 
+/// How long an answer that nobody hears while it is made lets those go first that somebody listens to.
+const UNHEARD_PATIENCE: Duration = Duration::from_secs(30);
+
 /// An utterance on its way from frames to sound.
 pub(super) struct Utterance {
     /// Codes from frame `first_frame` on, `[frames, quantizers]`.
@@ -72,12 +75,23 @@ impl Utterance {
         self.stream.window(available, self.complete, demand)
     }
 
-    /// What is asked of it now, where `frames` new ones are worth a window. A listener who would hear a gap if sound came
-    /// later than at `soon` gets what there is.
-    pub(super) fn demand(&self, frames: usize, sample_rate: u32, soon: Instant) -> Demand {
+    /// Frames of it have come.
+    pub(super) fn is_spoken(&self) -> bool {
+        self.spoken_from.is_some()
+    }
+
+    /// What is asked of it now, where so much is worth a window. A listener who would hear a gap if sound came later than
+    /// at `soon` gets what there is.
+    pub(super) fn demand(&self, worth: Demand, sample_rate: u32, soon: Instant) -> Demand {
         let listening = self.streamed && self.heard_from.is_some();
-        let urgent = listening && self.deadline(sample_rate).is_some_and(|deadline| deadline < soon);
-        Demand { first_frames: frames, at_once: urgent.then_some(frames) }
+        let urgent = listening && self.deadline(sample_rate).is_some_and(|deadline| deadline <= soon);
+        Demand { at_once: worth.at_once.filter(|_| urgent), ..worth }
+    }
+
+    /// When a listener will hear a gap, if there are frames that could fill it.
+    pub(super) fn urgent_from(&self, quantizers: usize, worth: Demand, sample_rate: u32) -> Option<Instant> {
+        let heard = self.streamed && self.heard_from.is_some();
+        if heard && self.window(quantizers, worth).is_some() { self.deadline(sample_rate) } else { None }
     }
 
     /// Says whether this is the first window that is planned.
@@ -102,9 +116,10 @@ impl Utterance {
     }
 
     /// When the next sound is due: when a listener has heard all that was given out. An utterance without sound is due
-    /// soon after its first frame; one without a frame cannot be decoded.
+    /// soon after its first frame, one that nobody hears some time after that; one without a frame cannot be decoded.
     pub(super) fn deadline(&self, sample_rate: u32) -> Option<Instant> {
         match self.heard_from {
+            _ if !self.streamed => Some(self.spoken_from? + UNHEARD_PATIENCE),
             Some(from) => Some(from + Duration::from_secs_f64(self.samples as f64 / f64::from(sample_rate))),
             None => Some(self.spoken_from? + FIRST_SOUND_PATIENCE),
         }
@@ -153,13 +168,16 @@ mod tests {
             let mut utterance = Utterance { streamed, ..utterance() };
             utterance.push(vec![0; 10 * QUANTIZERS], begun);
             let far = begun + Duration::from_secs(100);
-            let first = Demand { first_frames: 4, at_once: None };
-            assert_eq!(utterance.demand(4, RATE, far), first, "there is no listener yet");
+            let worth = Demand { first_frames: 4, at_once: Some(4) };
+            let usual = Demand { at_once: None, ..worth };
+            assert_eq!(utterance.demand(worth, RATE, far), usual, "there is no listener yet");
+            assert_eq!(utterance.urgent_from(QUANTIZERS, worth, RATE), None);
             decode(&mut utterance, begun);
             let dry = utterance.deadline(RATE).unwrap();
-            assert_eq!(utterance.demand(4, RATE, dry), first);
-            let after = dry + Duration::from_millis(1);
-            let window = utterance.window(QUANTIZERS, utterance.demand(4, RATE, after));
+            let before = dry - Duration::from_millis(1);
+            assert_eq!(utterance.demand(worth, RATE, before), usual);
+            assert_eq!(utterance.urgent_from(QUANTIZERS, worth, RATE), streamed.then_some(dry));
+            let window = utterance.window(QUANTIZERS, utterance.demand(worth, RATE, dry));
             assert_eq!(window.map(|window| window.frames), streamed.then_some(0..10));
         }
     }
