@@ -219,11 +219,12 @@ impl MemoryLedger {
     fn shared_among_caches(&self, left: u64) -> Result<(u64, u64), MemoryError> {
         let fixed = self.caches.iter().filter_map(CacheClaim::fixed).fold(0, u64::saturating_add);
         let asked = self.cache_memory.unwrap_or(0).max(fixed);
-        if asked > left {
+        let room = self.cache_memory.map_or(left, |given| if fixed > given { given } else { left });
+        if asked > room {
             return Err(MemoryError::CachesTooLarge {
                 device: self.device.clone(),
                 asked: Bytes(asked),
-                left: Bytes(left),
+                left: Bytes(room),
                 account: format!("{}; {}", self.memory, self.entry_list()),
             });
         }
@@ -365,6 +366,8 @@ mod tests {
         assert!(line.contains("KV caches of 151.0 MiB are asked for, and 150.0 MiB are left"), "{line}");
         let line = complaint(settle(30, None));
         assert!(line.contains("or more --kv-cache-memory"), "{line}");
+        let line = complaint(settle(100, Some(60)));
+        assert!(line.contains("KV caches of 120.0 MiB are asked for, and 100.0 MiB are left"), "{line}");
         let line = complaint(settle(140, Some(9)));
         assert!(line.contains("thinker's") && line.contains("or more kv_cache_memory_bytes"), "{line}");
     }

@@ -285,6 +285,9 @@ fn apply_options(deploy: &mut Deploy, options: DeployOptions) {
         deploy.sources.note(CACHE_MEMORY_KEY, Source::Option("--kv-cache-memory"));
     }
     for (id, stage) in deploy.stages.iter_mut().enumerate() {
+        if options.kv_cache_memory.is_some() && !overridden(stage, CACHE_MEMORY_KEY) {
+            stage.kv_cache_memory = None;
+        }
         if let Some(replicas) = options.num_replicas
             && !overridden(stage, "num_replicas")
         {
@@ -303,7 +306,9 @@ fn apply_options(deploy: &mut Deploy, options: DeployOptions) {
             && !overridden(stage, PREFIX_CACHING_KEY)
         {
             stage.prefix_caching = prefix_caching;
-            stage.sources.note(PREFIX_CACHING_KEY, Source::Option("--enable-prefix-caching"));
+            let option =
+                if prefix_caching { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" };
+            stage.sources.note(PREFIX_CACHING_KEY, Source::Option(option));
         }
         if let Some(connector) = options.connector
             && !overridden(stage, "connector")
