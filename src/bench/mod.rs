@@ -118,7 +118,13 @@ pub fn run(
         runtime.drain(Duration::ZERO).await;
         let report = Report::new(&names, &pipeline, (args, workload, schedule), &measured);
         let traffic = &language_model.decode;
-        Ok(report.with_decode(&measured.requests, traffic, read_bandwidth(&language_model.device)?))
+        Ok(match read_bandwidth(&language_model.device) {
+            Ok(bandwidth) => report.with_decode(&measured.requests, traffic, bandwidth),
+            Err(error) => {
+                tracing::warn!(%error, "the bandwidth of the memory could not be measured");
+                report
+            }
+        })
     })
 }
 
