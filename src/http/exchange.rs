@@ -59,7 +59,8 @@ impl Account {
             method: method_label(request.method()),
             route,
             status: 0,
-            request_bytes: length.unwrap_or(0),
+            // More than this is never read, whatever a client says.
+            request_bytes: length.unwrap_or(0).min(state.limits.body_bytes as u64),
             response_bytes: 0,
             seconds: 0.0,
         };

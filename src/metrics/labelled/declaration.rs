@@ -106,6 +106,11 @@ impl MetricFamily {
         &self.name
     }
 
+    /// The name in OpenMetrics, where two families must not have the same.
+    pub(crate) fn open_name(&self) -> &str {
+        open_name(&self.name)
+    }
+
     /// The sentence for the reader of `/metrics`.
     pub fn help(&self) -> &str {
         &self.help
@@ -140,7 +145,8 @@ impl MetricFamily {
         if self.name.ends_with("_total") != (self.kind == FamilyKind::Counter) {
             return refused("the names of counters, and of nothing else, end in \"_total\"".into());
         }
-        let built_in = definitions::all().any(|definition| definition.name(DEFAULT_OMNI_PREFIX) == self.name);
+        let built_in = definitions::all()
+            .any(|definition| open_name(&definition.name(DEFAULT_OMNI_PREFIX)) == self.open_name());
         if built_in || self.name.starts_with(ENGINE_PREFIX) {
             return refused(format!("names that begin with {ENGINE_PREFIX:?} are the server's own"));
         }
@@ -186,6 +192,11 @@ fn is_name(text: &str, besides: impl Fn(char) -> bool) -> bool {
     !text.is_empty()
         && !text.starts_with(|first: char| first.is_ascii_digit())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || besides(c))
+}
+
+/// The name of a family in OpenMetrics: that of a counter without `_total`.
+fn open_name(name: &str) -> &str {
+    name.strip_suffix("_total").unwrap_or(name)
 }
 
 #[cfg(test)]

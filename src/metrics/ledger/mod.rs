@@ -212,9 +212,11 @@ impl Ledger {
             tracing::debug!(replica = %report.key, sequence = report.sequence, "ignored a repeated report");
             return Ok(());
         };
-        if let Some(labelled) = &mut self.labelled {
-            labelled.report(report, &life.advance_labelled(&report.stats.labelled))?;
-        }
+        // What a custom stage counts wrongly must not cost the rest of the report.
+        let labelled = match &mut self.labelled {
+            Some(labelled) => labelled.report(report, &life.advance_labelled(&report.stats.labelled)),
+            None => Ok(()),
+        };
         if let Some(engines) = &mut self.engines
             && let Some((replica, families)) = engines.replica(report.key.stage, report.key.replica)?
         {
@@ -244,7 +246,7 @@ impl Ledger {
                 }
             }
         }
-        Ok(())
+        labelled
     }
 
     /// The ledger of a replica and the families of engines, if statistics are kept and its stage is an engine.

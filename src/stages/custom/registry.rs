@@ -116,11 +116,14 @@ impl Registry {
             if let Err(cause) = declared.check() {
                 return Err(RegistryError::Family { name, cause });
             }
-            if stage.families.iter().take(index).any(|before| before.name() == family) {
+            if stage.families.iter().take(index).any(|before| before.open_name() == declared.open_name()) {
                 return Err(RegistryError::FamilyTwice { name, family });
             }
             let otherwise = |(_, other): &(&String, &CustomStage)| {
-                other.families.iter().any(|other| other.name() == family && other != declared)
+                other
+                    .families
+                    .iter()
+                    .any(|other| other.open_name() == declared.open_name() && other != declared)
             };
             if let Some((other, _)) = self.stages.iter().find(otherwise) {
                 return Err(RegistryError::OtherFamily { name, family, other: other.clone() });
@@ -176,6 +179,11 @@ mod tests {
         assert_eq!(
             complaint(&mut registry, &[words.clone().label("language")]),
             "stage \"b\" declares metric family \"words_total\" otherwise than stage \"a\""
+        );
+        let same_in_open_metrics = MetricFamily::gauge("words", "Words at the moment.");
+        assert_eq!(
+            complaint(&mut registry, &[same_in_open_metrics]),
+            "stage \"b\" declares metric family \"words\" otherwise than stage \"a\""
         );
         registry.stage("b", stage(&[words])).unwrap();
     }
