@@ -72,23 +72,29 @@ fn number_after(text: &str, key: &str) -> Option<f64> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// A field of `/proc/self/stat`, counted from the state, which is the first behind the name of the program; that may
+/// Fields of `/proc/self/stat`, counted from the state, which is the first behind the name of the program; that may
 /// hold anything.
-fn stat_field(index: usize) -> Option<f64> {
+fn stat_fields<const N: usize>(indices: [usize; N]) -> Option<[f64; N]> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(index)?.parse().ok()
+    let mut values = [0.0; N];
+    for (value, index) in values.iter_mut().zip(indices) {
+        *value = fields.split_whitespace().nth(index)?.parse().ok()?;
+    }
+    Some(values)
 }
 
 /// Seconds of CPU time: fields 14 and 15 of proc(5), in user and in system mode.
 fn cpu_seconds() -> Option<f64> {
-    Some((stat_field(11)? + stat_field(12)?) / TICKS_PER_SECOND)
+    let [user, system] = stat_fields([11, 12])?;
+    Some((user + system) / TICKS_PER_SECOND)
 }
 
 /// When the process began, in seconds since 1970: field 22 of proc(5) counts from the start of the machine.
 fn start_time() -> Option<f64> {
     let machine = number_after(&fs::read_to_string("/proc/stat").ok()?, "btime")?;
-    Some(machine + stat_field(19)? / TICKS_PER_SECOND)
+    let [start] = stat_fields([19])?;
+    Some(machine + start / TICKS_PER_SECOND)
 }
 
 #[cfg(test)]

@@ -83,15 +83,19 @@ impl Utterance {
     /// What is asked of it now, where so much is worth a window. A listener who would hear a gap if sound came later than
     /// at `soon` gets what there is.
     pub(super) fn demand(&self, worth: Demand, sample_rate: u32, soon: Instant) -> Demand {
-        let listening = self.streamed && self.heard_from.is_some();
-        let urgent = listening && self.deadline(sample_rate).is_some_and(|deadline| deadline <= soon);
+        let urgent = self.gap_at(sample_rate).is_some_and(|gap| gap <= soon);
         Demand { at_once: worth.at_once.filter(|_| urgent), ..worth }
     }
 
     /// When a listener will hear a gap, if there are frames that could fill it.
     pub(super) fn urgent_from(&self, quantizers: usize, worth: Demand, sample_rate: u32) -> Option<Instant> {
-        let heard = self.streamed && self.heard_from.is_some();
-        if heard && self.window(quantizers, worth).is_some() { self.deadline(sample_rate) } else { None }
+        self.gap_at(sample_rate).filter(|_| self.window(quantizers, worth).is_some())
+    }
+
+    /// When a listener has heard all that was given out; `None` while there is no listener.
+    fn gap_at(&self, sample_rate: u32) -> Option<Instant> {
+        let from = self.heard_from.filter(|_| self.streamed)?;
+        Some(from + Duration::from_secs_f64(self.samples as f64 / f64::from(sample_rate)))
     }
 
     /// Says whether this is the first window that is planned.
@@ -118,11 +122,8 @@ impl Utterance {
     /// When the next sound is due: when a listener has heard all that was given out. An utterance without sound is due
     /// soon after its first frame, one that nobody hears some time after that; one without a frame cannot be decoded.
     pub(super) fn deadline(&self, sample_rate: u32) -> Option<Instant> {
-        match self.heard_from {
-            _ if !self.streamed => Some(self.spoken_from? + UNHEARD_PATIENCE),
-            Some(from) => Some(from + Duration::from_secs_f64(self.samples as f64 / f64::from(sample_rate))),
-            None => Some(self.spoken_from? + FIRST_SOUND_PATIENCE),
-        }
+        let patience = if self.streamed { FIRST_SOUND_PATIENCE } else { UNHEARD_PATIENCE };
+        self.gap_at(sample_rate).or_else(|| Some(self.spoken_from? + patience))
     }
 }
 
