@@ -20,6 +20,8 @@ mod hub;
 mod metrics_page;
 mod models_by_name;
 mod page;
+mod replica_states;
+mod request_accounts;
 mod selftest;
 mod server;
 mod shutdown;
