@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -182,6 +183,10 @@ impl Stage for RecordedStage {
 
     fn steps_in_flight(&self) -> usize {
         self.stage.steps_in_flight()
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        self.stage.wake_at()
     }
 
     fn report(&mut self, stats: &mut ReplicaStats) {

@@ -130,13 +130,18 @@ fn spec(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use serde_json::json;
 
     use super::*;
+    use crate::ids::RequestId;
     use crate::metrics::{MetricFamily, ReplicaStats};
     use crate::stages::{
-        Emission, FunctionStage, Item, Modality, Prompt, Readiness, StageContext, StageInput, StageRequest,
+        Emission, FunctionStage, Item, Modality, NoSettings, Poll, Prompt, Readiness, Stage, StageContext,
+        StageError, StageInput, StageOutput, StageRequest, Ticket,
     };
+    use crate::transport::Chunk;
 
     #[derive(serde::Deserialize)]
     struct Settings {
@@ -169,7 +174,7 @@ mod tests {
         let pipeline = registry().place(&deploy, None, statistics).unwrap();
         let mut stage = (pipeline.stages[0].factory)().unwrap();
         let prompt = StageInput::Prompt(Arc::new(Prompt::default()));
-        stage.add(StageRequest::new(crate::ids::RequestId(0), prompt)).unwrap();
+        stage.add(StageRequest::new(RequestId(0), prompt)).unwrap();
         assert_eq!(stage.plan(), Readiness::Ready);
         stage.launch().unwrap();
         let mut stats = ReplicaStats::default();
@@ -194,6 +199,50 @@ mod tests {
         let Emission::Client(due) = Emission::text("?0 of 1") else { panic!("output") };
         assert!(events.contains(&crate::stages::StageEvent::Client(due)), "{events:?}");
         assert_eq!(trial.counted().0["prompts_total"].len(), 1);
+    }
+
+    /// A stage that takes prompts and never gets to them.
+    struct Stuck;
+
+    impl Stage for Stuck {
+        fn add(&mut self, _: StageRequest) -> Result<(), StageError> {
+            Ok(())
+        }
+
+        fn push(&mut self, _: Chunk) -> Result<(), StageError> {
+            Ok(())
+        }
+
+        fn remove(&mut self, _: RequestId) {}
+
+        fn plan(&mut self) -> Readiness {
+            Readiness::Idle
+        }
+
+        fn launch(&mut self) -> Result<Ticket, StageError> {
+            Err(StageError::Protocol("nothing was planned".to_owned()))
+        }
+
+        fn poll(&mut self, _: Ticket, _: bool, _: &mut Vec<StageOutput>) -> Result<Poll, StageError> {
+            Ok(Poll::Complete)
+        }
+
+        fn wake_at(&self) -> Option<Instant> {
+            Some(Instant::now())
+        }
+    }
+
+    #[test]
+    fn a_stage_that_counts_is_woken_when_it_wants_to_be() {
+        let stage = CustomStage::new(|_: NoSettings, _: &StageContext| Ok(Stuck));
+        let prompts = MetricFamily::counter("prompts_total", "Prompts.");
+        let mut registry = Registry::new();
+        registry.stage("stuck", stage.gives(Modality::Text).counts(prompts)).unwrap();
+        let deploy = Deploy::new("custom", vec![StageDeploy::custom("stuck", Value::Null)]);
+        for statistics in [true, false] {
+            let pipeline = registry.place(&deploy, None, statistics).unwrap();
+            assert!((pipeline.stages[0].factory)().unwrap().wake_at().is_some());
+        }
     }
 
     #[test]
