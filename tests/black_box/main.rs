@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says so when it fails")]
 
+mod api_workers;
 mod bench;
 mod check;
 mod checkpoint_copy;
@@ -13,6 +14,7 @@ mod custom_stages;
 mod demo;
 mod deploy;
 mod disconnects;
+mod gate;
 #[path = "../compare/sets.rs"]
 mod golden_sets;
 mod goldens_over_http;
