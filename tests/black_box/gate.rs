@@ -24,6 +24,11 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// A gate that is open to begin with.
+    pub(crate) fn opened() -> Self {
+        Self { open: AtomicBool::new(true), ..Self::default() }
+    }
+
     pub(crate) fn open(&self) {
         self.open.store(true, Ordering::SeqCst);
     }

@@ -10,6 +10,7 @@ mod check;
 mod checkpoint_copy;
 mod client;
 mod client_requests;
+mod conservation;
 mod custom_stages;
 mod demo;
 mod deploy;
