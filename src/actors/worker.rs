@@ -179,9 +179,9 @@ pub fn spawn(settings: WorkerSettings, reports: WorkerReports) -> std::io::Resul
                 Err(error) => return ExitCause::NotBuilt(error),
             };
             reports.ready.do_send(WorkerReady { key });
-            Worker::new(key, stage, Inbox { control, chunks }, shared, reports, reporter).run()
+            Worker::new(key, stage, Inbox { control, chunks }, shared, reports, reporter).live()
         });
-        let cause = catch_unwind(body).unwrap_or_else(|panic| ExitCause::Panicked(panic_text(&*panic)));
+        let cause = catch_unwind(body).unwrap_or_else(panicked);
         exited.do_send(WorkerExited { key, cause });
     })?;
     Ok(handle)
@@ -250,7 +250,18 @@ impl Worker {
         }
     }
 
-    fn run(mut self) -> ExitCause {
+    /// Runs to its end. A stage that broke has counted what happened until then, which clients may have been told of.
+    fn live(mut self) -> ExitCause {
+        let cause = catch_unwind(AssertUnwindSafe(|| self.run())).unwrap_or_else(panicked);
+        if cause != ExitCause::Stopped {
+            self.reporter.changed();
+            // It is no other cause if the stage cannot tell.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.report(true)));
+        }
+        cause
+    }
+
+    fn run(&mut self) -> ExitCause {
         loop {
             match self.turn() {
                 Ok(true) => {}
@@ -272,13 +283,12 @@ impl Worker {
             started: self.started,
             scheduler: self.stage.scheduler(),
         });
-        self.report();
+        self.report(self.jobs.is_empty());
         Ok(stepped)
     }
 
-    /// Tells the metrics actor what the stage counted, when it is time to.
-    fn report(&mut self) {
-        let idle = self.jobs.is_empty();
+    /// Tells the metrics actor what the stage counted, when it is time to: at once if it has nothing further to count.
+    fn report(&mut self, idle: bool) {
         self.reporter.report_if_due(Instant::now(), idle, |stats| {
             stats.scheduler = self.stage.scheduler();
             self.stage.report(stats);
@@ -535,6 +545,10 @@ fn wake(control: &Sender<Control>) {
     if control.is_empty() {
         let _ = control.try_send(Control::Wake);
     }
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> ExitCause {
+    ExitCause::Panicked(panic_text(&*panic))
 }
 
 /// What a panic said.

@@ -1,0 +1,498 @@
+//! Whatever becomes of requests, the page accounts for each of them at every scrape: random workloads of clients that
+//! leave, requests that fail, replicas that break, and sequences that are preempted.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use omni_actors::actors::messages::Held;
+use omni_actors::stages::{Stage, StageError, StageEvent, StageInput, StageOutput, StageRequest};
+use omni_actors::{Registry, RequestId};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use serde_json::{Value, json};
+
+use crate::client::{self, CHAT};
+use crate::gate::Gate;
+use crate::page::Page;
+use crate::server::ServerThread;
+use crate::surrounded::{Surroundings, surround};
+use crate::tiny_cache::TINY;
+
+/// Clients at a time.
+const CONCURRENCY: usize = 8;
+/// Requests that are queued in front of a tiny cache before it does anything. Two of them fit into it with their prompts, and
+/// not with their answers.
+const QUEUED: usize = 4;
+/// How long the server may take to become quiet when all clients are done.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const ACCEPTED: &str = "vllm:omni_requests_accepted_total";
+const REJECTED: &str = "vllm:omni_requests_rejected_total";
+const RUNNING: &str = "vllm:omni_num_requests_running";
+const WAITING: &str = "vllm:omni_num_requests_waiting";
+const ENDED: &str = "vllm:omni_requests_success_total";
+const FAILED: &str = "vllm:omni_requests_failed_total";
+const E2E: &str = "vllm:omni_e2e_request_latency_s_count";
+const RESTARTS: &str = "vllm:omni_replica_restarts_total";
+const NOTHING: Held = Held { requests: 0, bindings: 0, jobs: 0 };
+
+/// What goes wrong with a request, and in which stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// The stage does not take it.
+    Refused,
+    /// The stage gives it up when it has given so many outputs for it.
+    Fails(usize),
+    /// The stage panics then.
+    Panics(usize),
+    /// The stage is broken then.
+    Breaks(usize),
+}
+
+/// What a client does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Conduct {
+    Stays,
+    StaysForTheStream,
+    /// Leaves at once.
+    Leaves,
+    /// Leaves when so many events of the stream have come.
+    LeavesTheStream(usize),
+}
+
+#[derive(Debug, Clone)]
+struct Ask {
+    spoken: bool,
+    tokens: usize,
+    conduct: Conduct,
+    /// In the thinker, or in the talker.
+    trouble: Option<(&'static str, Trouble)>,
+}
+
+/// What may happen in a workload.
+#[derive(Debug, Clone, Copy)]
+struct Weather {
+    /// The caches hold hardly more than one sequence.
+    tiny_cache: bool,
+    clients_leave: bool,
+    requests_fail: bool,
+    replicas_break: bool,
+}
+
+/// One of each kind, and all at once.
+const WEATHERS: [Weather; 5] = [
+    Weather { tiny_cache: true, clients_leave: false, requests_fail: false, replicas_break: false },
+    Weather { tiny_cache: false, clients_leave: true, requests_fail: true, replicas_break: false },
+    Weather { tiny_cache: false, clients_leave: false, requests_fail: false, replicas_break: true },
+    Weather { tiny_cache: true, clients_leave: true, requests_fail: true, replicas_break: true },
+    Weather { tiny_cache: false, clients_leave: true, requests_fail: true, replicas_break: true },
+];
+
+fn ask(weather: Weather) -> impl Strategy<Value = Ask> {
+    let leaves = u32::from(weather.clients_leave);
+    let conduct = prop_oneof![
+        3 => Just(Conduct::Stays),
+        3 => Just(Conduct::StaysForTheStream),
+        2 * leaves => Just(Conduct::Leaves),
+        3 * leaves => (1..12_usize).prop_map(Conduct::LeavesTheStream),
+    ];
+    let (fails, breaks) = (u32::from(weather.requests_fail), u32::from(weather.replicas_break));
+    let trouble = prop_oneof![
+        12 => Just(None),
+        fails => Just(Some(Trouble::Refused)),
+        3 * fails => (1..10_usize).prop_map(|after| Some(Trouble::Fails(after))),
+        breaks => (1..10_usize).prop_map(|after| Some(Trouble::Panics(after))),
+        breaks => (1..10_usize).prop_map(|after| Some(Trouble::Breaks(after))),
+    ];
+    (any::<bool>(), any::<bool>(), 2..24_usize, conduct, trouble).prop_map(
+        |(spoken, in_talker, tokens, conduct, trouble)| {
+            let stage = if spoken && in_talker { "talker" } else { "thinker" };
+            Ask { spoken, tokens, conduct, trouble: trouble.map(|trouble| (stage, trouble)) }
+        },
+    )
+}
+
+/// How often replicas broke, by the reason that their restarts must be counted with.
+type Broken = Arc<Mutex<BTreeMap<&'static str, usize>>>;
+
+/// What makes trouble in a stage, for the requests of which the prompt says so.
+struct Troubled {
+    stage: &'static str,
+    gate: Arc<Gate>,
+    broken: Broken,
+    /// Outputs of requests so far, and what goes wrong with them.
+    requests: BTreeMap<RequestId, (usize, Trouble)>,
+}
+
+impl Surroundings for Troubled {
+    fn comes(&mut self, request: &StageRequest) -> Result<(), StageError> {
+        let (StageInput::Prompt(prompt) | StageInput::Upstream(prompt)) = &request.input;
+        let Some(words) = prompt.text.split(self.stage).nth(1) else { return Ok(()) };
+        let mut words = words.split_whitespace();
+        let what = words.next().expect("what goes wrong");
+        let after = words.next().and_then(|after| after.parse().ok()).expect("after how many outputs");
+        let trouble = match what {
+            "refuses" => return Err(StageError::InvalidInput("it was told to".to_owned())),
+            "fails" => Trouble::Fails(after),
+            "panics" => Trouble::Panics(after),
+            _ => Trouble::Breaks(after),
+        };
+        self.requests.insert(request.id, (0, trouble));
+        Ok(())
+    }
+
+    fn taken(&mut self, request: RequestId) {
+        self.gate.taken(request);
+    }
+
+    fn hold_up(&mut self) -> bool {
+        self.gate.hold_up()
+    }
+
+    fn gave(
+        &mut self,
+        _: Instant,
+        outputs: &mut Vec<StageOutput>,
+        inner: &mut dyn Stage,
+    ) -> Result<(), StageError> {
+        let mut failed = Vec::new();
+        for output in &*outputs {
+            let is_output = matches!(output.event, StageEvent::Client(_) | StageEvent::Next(_));
+            let Some((given, trouble)) = self.requests.get_mut(&output.request).filter(|_| is_output) else {
+                continue;
+            };
+            *given += 1;
+            let broken =
+                |reason| *self.broken.lock().expect("nobody panicked").entry(reason).or_default() += 1;
+            match *trouble {
+                Trouble::Fails(after) if *given == after => failed.push(output.request),
+                Trouble::Panics(after) if *given == after => {
+                    broken("replica_panic");
+                    panic!("it was told to");
+                }
+                Trouble::Breaks(after) if *given == after => {
+                    broken("device_error");
+                    return Err(StageError::Device("it was told to".to_owned()));
+                }
+                _ => {}
+            }
+        }
+        for request in failed {
+            // Nothing more of it, also where it ends in this very step.
+            outputs.retain(|output| output.request != request);
+            inner.remove(request);
+            let error = StageError::Failed("it was told to".to_owned());
+            outputs.push(StageOutput { request, event: StageEvent::Failed(error) });
+        }
+        Ok(())
+    }
+}
+
+impl Ask {
+    fn body(&self, number: usize) -> Value {
+        let stream = matches!(self.conduct, Conduct::StaysForTheStream | Conduct::LeavesTheStream(_));
+        let trouble = self.trouble.map_or(String::new(), |(stage, trouble)| match trouble {
+            Trouble::Refused => format!("{stage} refuses 0 "),
+            Trouble::Fails(after) => format!("{stage} fails {after} "),
+            Trouble::Panics(after) => format!("{stage} panics {after} "),
+            Trouble::Breaks(after) => format!("{stage} breaks {after} "),
+        });
+        let mut body = json!({
+            "messages": [{"role": "user", "content": format!("{trouble}what is {number}")}],
+            "temperature": 1.0,
+            "seed": number,
+            "max_tokens": self.tokens,
+            "ignore_eos": true,
+            "stream": stream,
+            "stream_options": if stream { json!({"include_usage": true}) } else { Value::Null },
+        });
+        if self.spoken {
+            body["modalities"] = json!(["text", "audio"]);
+            body["sampling_params_list"] =
+                json!([{}, {"max_tokens": 2 * self.tokens, "ignore_eos": true}, {}]);
+        }
+        body
+    }
+
+    /// Sends it and behaves as told. `None` if the client left.
+    fn send(&self, server: SocketAddr, number: usize) -> Option<Outcome> {
+        let mut connection = client::begin(server, CHAT, &self.body(number));
+        match self.conduct {
+            Conduct::Leaves => return None,
+            Conduct::LeavesTheStream(events) => {
+                connection.read_up_to(events);
+                return None;
+            }
+            Conduct::Stays | Conduct::StaysForTheStream => {}
+        }
+        let reply = connection.finish().expect("a whole response");
+        let streamed = reply.status == 200 && self.conduct == Conduct::StaysForTheStream;
+        let last = if streamed { reply.events().pop().expect("events") } else { reply.json() };
+        Some(match last["error"]["reason"].as_str() {
+            Some(reason) => Outcome::Error(reason.to_owned()),
+            None => {
+                let count = |name: &str| last["usage"][name].as_u64().expect("a count");
+                Outcome::Answer { prompt: count("prompt_tokens"), tokens: count("completion_tokens") }
+            }
+        })
+    }
+}
+
+/// What a client got that stayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    Answer {
+        prompt: u64,
+        tokens: u64,
+    },
+    /// The reason in the body of the error.
+    Error(String),
+}
+
+/// Sends requests, a few at a time.
+fn load(server: SocketAddr, asks: &[Ask], first: usize, clients: usize) -> Vec<Option<Outcome>> {
+    let next = AtomicUsize::new(0);
+    let client = || {
+        let mut outcomes = Vec::new();
+        while let Some((number, ask)) = {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            asks.get(number).map(|ask| (number, ask))
+        } {
+            outcomes.push(ask.send(server, first + number));
+        }
+        outcomes
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().flat_map(|client| client.join().expect("the client is content")).collect()
+    })
+}
+
+/// What holds on every page, whenever it is scraped.
+fn assert_conserved(page: &Page) {
+    let ended = |reasons: [&str; 2]| {
+        reasons
+            .map(|reason| page.sum_where(ENDED, &format!("finished_reason=\"{reason}\"")))
+            .iter()
+            .sum::<f64>()
+    };
+    let accounted = page.sum(RUNNING) + page.sum(WAITING) + page.sum(ENDED);
+    assert_eq!(page.sum(ACCEPTED), accounted, "{}", page.text);
+    assert_eq!(page.sum(FAILED), ended(["abort", "error"]), "{}", page.text);
+    assert_eq!(page.sum(E2E), ended(["stop", "length"]), "{}", page.text);
+}
+
+/// Asserts that no counter and no bucket went down from one page to the next, or is gone.
+fn assert_only_up(before: &Page, after: &Page) {
+    let later: BTreeMap<_, _> =
+        after.samples.iter().map(|(name, labels, value)| ((name, labels), *value)).collect();
+    let is_gauge = |name: &String| before.types.get(name).is_some_and(|kind| kind == "gauge");
+    for (name, labels, value) in before.samples.iter().filter(|(name, _, _)| !is_gauge(name)) {
+        let now = later.get(&(name, labels));
+        assert!(now.is_some_and(|now| now >= value), "{name}{{{labels} was {value} and is {now:?}");
+    }
+}
+
+/// Scrapes for as long as `work` takes and checks every page.
+fn under_scrapes<T: Send>(server: SocketAddr, work: impl FnOnce() -> T + Send) -> T {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let scraper = scope.spawn(|| {
+            let mut before = Page::of(server);
+            while !over.load(Ordering::Relaxed) {
+                let page = Page::of(server);
+                assert_conserved(&page);
+                assert_only_up(&before, &page);
+                before = page;
+                thread::sleep(Duration::from_millis(10));
+            }
+            before
+        });
+        let result = work();
+        over.store(true, Ordering::Relaxed);
+        let last = scraper.join().expect("every page is right");
+        assert_only_up(&last, &Page::of(server));
+        result
+    })
+}
+
+/// Waits until a page is as it should be.
+fn await_page(server: SocketAddr, what: &str, is_right: impl Fn(&Page) -> bool) -> Page {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let page = Page::of(server);
+        assert_conserved(&page);
+        if is_right(&page) {
+            return page;
+        }
+        assert!(Instant::now() < until, "{what}: {}", page.text);
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until the server holds nothing and all of its replicas live, and returns a page that shows it at rest.
+fn page_at_rest(server: &ServerThread) -> Page {
+    let until = Instant::now() + PATIENCE;
+    while server.held() != NOTHING {
+        assert!(Instant::now() < until, "still held: {:?}", server.held());
+        thread::sleep(Duration::from_millis(5));
+    }
+    await_page(server.address, "it does not come to rest", |page| {
+        let all_live = page
+            .samples
+            .iter()
+            .filter(|(name, _, _)| name == "vllm:omni_replica_up")
+            .all(|(_, _, up)| *up == 1.0);
+        let gauges = [
+            RUNNING,
+            WAITING,
+            "vllm:omni_stage_waiting_requests",
+            "vllm:omni_stage_queue_depth",
+            "vllm:omni_stage_inflight_requests",
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "vllm:num_requests_waiting_by_reason",
+            "vllm:kv_cache_usage_perc",
+        ];
+        all_live && gauges.iter().all(|gauge| page.sum(gauge) == 0.0)
+    })
+}
+
+fn live_through(weather: Weather, asks: &[Ask]) {
+    let (gate, broken) = (Arc::new(Gate::default()), Broken::default());
+    let mut registry = Registry::new();
+    for stage in ["thinker", "talker"] {
+        let (gate, broken) = (gate.clone(), broken.clone());
+        // Only what stands before the thinker is a gate: it alone knows how many requests have come.
+        let gate = if stage == "thinker" { gate } else { Arc::new(Gate::opened()) };
+        surround(&mut registry, stage, move || Troubled {
+            stage,
+            gate: gate.clone(),
+            broken: broken.clone(),
+            requests: BTreeMap::new(),
+        });
+    }
+    let options: &[&str] = if weather.tiny_cache { TINY } else { &["--log-stats", "--num-replicas", "2"] };
+    let server = ServerThread::start_with(registry, options);
+    let address = server.address;
+    let outcomes = under_scrapes(address, || {
+        let queued = if weather.tiny_cache { QUEUED } else { 0 };
+        let long = Ask { spoken: false, tokens: 70, conduct: Conduct::Stays, trouble: None };
+        let mut outcomes = thread::scope(|scope| {
+            let waiting = scope.spawn(|| load(address, &vec![long.clone(); queued], asks.len(), queued));
+            gate.await_taken(queued);
+            if weather.clients_leave {
+                let connection = client::begin(address, CHAT, &long.body(0));
+                gate.await_taken(queued + 1);
+                drop(connection);
+                let has_left = |page: &Page| page.sum_where(FAILED, "reason=\"client_disconnect\"") == 1.0;
+                await_page(address, "nobody notices that a client left", has_left);
+            }
+            gate.open();
+            waiting.join().expect("the clients are content")
+        });
+        outcomes.extend(weather.clients_leave.then_some(None));
+        outcomes.append(&mut load(address, asks, 0, CONCURRENCY));
+        // Once more what may happen, to a server at rest, where it does happen.
+        let fails = [Trouble::Refused, Trouble::Fails(1)].map(|trouble| (trouble, weather.requests_fail));
+        let breaks =
+            [Trouble::Panics(1), Trouble::Breaks(1)].map(|trouble| (trouble, weather.replicas_break));
+        for (trouble, _) in fails.into_iter().chain(breaks).filter(|(_, is_due)| *is_due) {
+            page_at_rest(&server);
+            let ask = Ask { trouble: Some(("thinker", trouble)), ..long.clone() };
+            outcomes.push(ask.send(address, 0));
+        }
+        outcomes
+    });
+    let page = page_at_rest(&server);
+    assert_told(&page, weather, &outcomes);
+    let broken = broken.lock().expect("nobody panicked");
+    assert_eq!(page.sum(RESTARTS), broken.values().sum::<usize>() as f64);
+    for (reason, times) in broken.iter() {
+        assert_eq!(page.sum_where(RESTARTS, &format!("reason=\"{reason}\"")), *times as f64, "{reason}");
+    }
+    let failed = |reason: &str| page.sum_where(FAILED, &format!("reason=\"{reason}\""));
+    let preemptions = page.sum_where("vllm:num_preemptions_total", "stage=\"0\"");
+    for (is_due, came, what) in [
+        (weather.tiny_cache, preemptions, "preemptions"),
+        (weather.clients_leave, failed("client_disconnect"), "aborts"),
+        (weather.requests_fail, failed("invalid_input"), "refusals"),
+        (weather.requests_fail, failed("stage_error"), "failures"),
+        (weather.replicas_break, failed("replica_panic"), "panics"),
+        (weather.replicas_break, failed("device_error"), "broken replicas"),
+    ] {
+        assert!(came > 0.0 || !is_due, "no {what}: {}", page.text);
+    }
+}
+
+/// Asserts that the page tells what clients got. What becomes of requests whose clients left, nobody but the page knows.
+fn assert_told(page: &Page, weather: Weather, outcomes: &[Option<Outcome>]) {
+    let left = outcomes.iter().filter(|outcome| outcome.is_none()).count() as f64;
+    let mut errors: BTreeMap<&str, f64> = BTreeMap::new();
+    let (mut answers, mut prompts, mut tokens) = (0.0, 0.0, 0.0);
+    for outcome in outcomes.iter().flatten() {
+        match outcome {
+            Outcome::Answer { prompt, tokens: count } => {
+                answers += 1.0;
+                prompts += *prompt as f64;
+                tokens += *count as f64;
+            }
+            Outcome::Error(reason) => *errors.entry(reason).or_default() += 1.0,
+        }
+    }
+    let is_told = |told: f64, due: f64, what: &str| {
+        assert!(
+            told >= due && told <= due + left,
+            "{what}: {told} on the page, {due} told, {left} clients left"
+        );
+    };
+    is_told(page.sum(E2E), answers, "answers");
+    let reasons = |family: &str| {
+        let samples = page.samples.iter().filter(|(name, _, _)| name == family);
+        let reason = |labels: &str| {
+            labels.split("reason=\"").nth(1).map(|rest| rest.split('"').next().unwrap_or("").to_owned())
+        };
+        samples
+            .map(|(_, labels, value)| (reason(labels).expect("a reason"), *value))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let mut told = reasons(FAILED);
+    for (reason, count) in reasons(REJECTED) {
+        *told.entry(reason).or_default() += count;
+    }
+    assert!(told["client_disconnect"] <= left);
+    for (reason, count) in told.iter().filter(|(reason, _)| *reason != "client_disconnect") {
+        is_told(*count, errors.remove(reason.as_str()).unwrap_or(0.0), reason);
+    }
+    assert!(errors.is_empty(), "not on the page: {errors:?}");
+
+    let of_the_thinker = |family: &str| page.sum_where(family, "stage=\"0\"");
+    let told = [
+        (page.sum("vllm:omni_prompt_tokens_total"), prompts),
+        (of_the_thinker("vllm:prompt_tokens_total"), prompts),
+        (of_the_thinker("vllm:request_generation_tokens_sum"), tokens),
+        (of_the_thinker("vllm:generation_tokens_total"), tokens),
+    ];
+    let all_answered = answers == outcomes.len() as f64;
+    assert!(all_answered || weather.clients_leave || weather.requests_fail || weather.replicas_break);
+    for (told, due) in told {
+        assert!(if all_answered { told == due } else { told >= due }, "{told} tokens, but clients got {due}");
+    }
+}
+
+#[test]
+fn every_request_is_accounted_for_at_every_scrape_whatever_becomes_of_it() {
+    for (seed, weather) in (0_u8..).zip(WEATHERS) {
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
+        let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), rng);
+        let asks = proptest::collection::vec(ask(weather), 16..28);
+        let asks = asks.new_tree(&mut runner).expect("a workload").current();
+        let lived = std::panic::catch_unwind(|| live_through(weather, &asks));
+        assert!(lived.is_ok(), "seed {seed}, {weather:?}: {asks:#?}");
+    }
+}
