@@ -34,5 +34,6 @@ mod shutdown;
 mod speech;
 mod startup;
 mod surrounded;
+mod tables;
 mod text_models;
 mod tiny_cache;

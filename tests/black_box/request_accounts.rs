@@ -1,6 +1,5 @@
 //! What a request took: in the answer, with `return_stage_metrics`, and in the log, with `--log-stats`.
 
-use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,11 +7,9 @@ use serde_json::{Value, json};
 
 use crate::client::{self, CHAT};
 use crate::server::ServerProcess;
+use crate::tables::{Table, table};
 
 const COMPLETIONS: &str = "/v1/completions";
-
-/// What a table has in each row.
-type Table = BTreeMap<String, Vec<String>>;
 
 fn spoken() -> Value {
     json!({
@@ -20,19 +17,6 @@ fn spoken() -> Value {
         "modalities": ["text", "audio"],
         "return_stage_metrics": true,
     })
-}
-
-/// The table with this title, read back from the log; none if it has not been written.
-fn table(log: &[String], title: &str) -> Option<Table> {
-    let start = log.iter().position(|line| line.ends_with(title))?;
-    let lines = log[start + 1..].iter().take_while(|line| line.starts_with(['+', '|']));
-    let mut cells = lines.filter(|line| line.starts_with('|')).map(|line| {
-        let cells: Vec<String> =
-            line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
-        (cells[0].clone(), cells[1..].to_vec())
-    });
-    let rows: Table = cells.by_ref().collect();
-    (!rows.is_empty()).then_some(rows)
 }
 
 /// A number as tables have it.
