@@ -3,7 +3,7 @@
 //! A turn of its loop takes what came in, removes what was cancelled, plans and launches steps, and passes on what
 //! came out. It sleeps when there is nothing to do, and steps no further while the next stage takes no chunks.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use actix::Recipient;
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
+use foldhash::HashMap;
 
 use crate::actors::job_account::JobAccount;
 use crate::actors::messages::{
@@ -238,7 +239,7 @@ impl Worker {
             shared,
             reports,
             reporter,
-            jobs: HashMap::new(),
+            jobs: HashMap::default(),
             started: 0,
             steps: 0,
             in_flight: VecDeque::new(),

@@ -3,8 +3,9 @@
 //! A stage calls these methods as things happen and moves all of it into its report. A decode step costs it a look-up and a
 //! sample for each token; `benches/step_statistics.rs` measures that.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 use crate::engine::{FinishReason, ScheduledSpan, Scheduler};
 use crate::ids::RequestId;

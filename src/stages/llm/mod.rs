@@ -14,9 +14,11 @@ mod host_sampling;
 mod model;
 mod spoken;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
+
+use foldhash::HashMap;
 
 pub use device_sampling::DeviceSampling;
 pub use host_sampling::HostSampling;
@@ -135,8 +137,8 @@ impl<M: StepModel> LlmStage<M> {
             model,
             tokenizer,
             scheduler,
-            requests: HashMap::new(),
-            generations: HashMap::new(),
+            requests: HashMap::default(),
+            generations: HashMap::default(),
             spans: Vec::new(),
             batch: StepBatch::default(),
             chained: Vec::new(),

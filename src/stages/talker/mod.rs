@@ -6,9 +6,10 @@
 
 mod speech;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
+
+use foldhash::HashMap;
 
 use self::speech::Speech;
 use crate::engine::{
@@ -116,8 +117,8 @@ impl<B: InputRows> TalkerStage<B> {
             scheduler,
             sampler: Sampler::new(vec![end_of_speech], suppressed),
             predictor_sampler: Sampler::new(Vec::new(), Vec::new()),
-            speeches: HashMap::new(),
-            owners: HashMap::new(),
+            speeches: HashMap::default(),
+            owners: HashMap::default(),
             spans: Vec::new(),
             batch: StepBatch::default(),
             rows: Vec::new(),
