@@ -15,6 +15,7 @@ mod custom_stages;
 mod demo;
 mod deploy;
 mod disconnects;
+mod every_family;
 mod gate;
 #[path = "../compare/sets.rs"]
 mod golden_sets;
@@ -34,3 +35,4 @@ mod startup;
 mod surrounded;
 mod text_models;
 mod tiny_cache;
+mod troubled;
