@@ -4,17 +4,16 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use omni_actors::Registry;
-use omni_actors::actors::messages::Held;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 
+use crate::account::{E2E, FAILED, await_page, page_at_rest, under_scrapes};
 use crate::client::{self, CHAT};
 use crate::gate::Gate;
 use crate::page::Page;
@@ -27,18 +26,8 @@ const CONCURRENCY: usize = 8;
 /// Requests that are queued in front of a tiny cache before it does anything. Two of them fit into it with their prompts, and
 /// not with their answers.
 const QUEUED: usize = 4;
-/// How long the server may take to become quiet when all clients are done.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-const ACCEPTED: &str = "vllm:omni_requests_accepted_total";
 const REJECTED: &str = "vllm:omni_requests_rejected_total";
-const RUNNING: &str = "vllm:omni_num_requests_running";
-const WAITING: &str = "vllm:omni_num_requests_waiting";
-const ENDED: &str = "vllm:omni_requests_success_total";
-const FAILED: &str = "vllm:omni_requests_failed_total";
-const E2E: &str = "vllm:omni_e2e_request_latency_s_count";
 const RESTARTS: &str = "vllm:omni_replica_restarts_total";
-const NOTHING: Held = Held { requests: 0, bindings: 0, jobs: 0 };
 
 /// What a client does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,96 +168,6 @@ fn load(server: SocketAddr, asks: &[Ask], first: usize, clients: usize) -> Vec<O
     })
 }
 
-/// What holds on every page, whenever it is scraped.
-fn assert_conserved(page: &Page) {
-    let ended = |reasons: [&str; 2]| {
-        reasons
-            .map(|reason| page.sum_where(ENDED, &format!("finished_reason=\"{reason}\"")))
-            .iter()
-            .sum::<f64>()
-    };
-    let accounted = page.sum(RUNNING) + page.sum(WAITING) + page.sum(ENDED);
-    assert_eq!(page.sum(ACCEPTED), accounted, "{}", page.text);
-    assert_eq!(page.sum(FAILED), ended(["abort", "error"]), "{}", page.text);
-    assert_eq!(page.sum(E2E), ended(["stop", "length"]), "{}", page.text);
-}
-
-/// Asserts that no counter and no bucket went down from one page to the next, or is gone.
-fn assert_only_up(before: &Page, after: &Page) {
-    let later: BTreeMap<_, _> =
-        after.samples.iter().map(|(name, labels, value)| ((name, labels), *value)).collect();
-    let is_gauge = |name: &String| before.types.get(name).is_some_and(|kind| kind == "gauge");
-    for (name, labels, value) in before.samples.iter().filter(|(name, _, _)| !is_gauge(name)) {
-        let now = later.get(&(name, labels));
-        assert!(now.is_some_and(|now| now >= value), "{name}{{{labels} was {value} and is {now:?}");
-    }
-}
-
-/// Scrapes for as long as `work` takes and checks every page.
-fn under_scrapes<T: Send>(server: SocketAddr, work: impl FnOnce() -> T + Send) -> T {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let scraper = scope.spawn(|| {
-            let mut before = Page::of(server);
-            while !over.load(Ordering::Relaxed) {
-                let page = Page::of(server);
-                assert_conserved(&page);
-                assert_only_up(&before, &page);
-                before = page;
-                thread::sleep(Duration::from_millis(10));
-            }
-            before
-        });
-        let result = work();
-        over.store(true, Ordering::Relaxed);
-        let last = scraper.join().expect("every page is right");
-        assert_only_up(&last, &Page::of(server));
-        result
-    })
-}
-
-/// Waits until a page is as it should be.
-fn await_page(server: SocketAddr, what: &str, is_right: impl Fn(&Page) -> bool) -> Page {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let page = Page::of(server);
-        assert_conserved(&page);
-        if is_right(&page) {
-            return page;
-        }
-        assert!(Instant::now() < until, "{what}: {}", page.text);
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Waits until the server holds nothing and all of its replicas live, and returns a page that shows it at rest.
-fn page_at_rest(server: &ServerThread) -> Page {
-    let until = Instant::now() + PATIENCE;
-    while server.held() != NOTHING {
-        assert!(Instant::now() < until, "still held: {:?}", server.held());
-        thread::sleep(Duration::from_millis(5));
-    }
-    await_page(server.address, "it does not come to rest", |page| {
-        let all_live = page
-            .samples
-            .iter()
-            .filter(|(name, _, _)| name == "vllm:omni_replica_up")
-            .all(|(_, _, up)| *up == 1.0);
-        let gauges = [
-            RUNNING,
-            WAITING,
-            "vllm:omni_stage_waiting_requests",
-            "vllm:omni_stage_queue_depth",
-            "vllm:omni_stage_inflight_requests",
-            "vllm:num_requests_running",
-            "vllm:num_requests_waiting",
-            "vllm:num_requests_waiting_by_reason",
-            "vllm:kv_cache_usage_perc",
-        ];
-        all_live && gauges.iter().all(|gauge| page.sum(gauge) == 0.0)
-    })
-}
-
 fn live_through(weather: Weather, asks: &[Ask]) {
     let (gate, broken, mut registry) = (Arc::new(Gate::default()), Broken::default(), Registry::new());
     // Only before the thinker is a gate: it alone knows how many requests have come.
@@ -279,7 +178,7 @@ fn live_through(weather: Weather, asks: &[Ask]) {
     let options: &[&str] = if weather.tiny_cache { TINY } else { &["--log-stats", "--num-replicas", "2"] };
     let server = ServerThread::start_with(registry, options);
     let address = server.address;
-    let outcomes = under_scrapes(address, || {
+    let (outcomes, _) = under_scrapes(address, || {
         let queued = if weather.tiny_cache { QUEUED } else { 0 };
         let long = Ask { spoken: false, tokens: 70, conduct: Conduct::Stays, trouble: None };
         let mut outcomes = thread::scope(|scope| {
