@@ -13,15 +13,17 @@ use std::time::Instant;
 use actix::Recipient;
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
 
+use crate::actors::job_account::JobAccount;
 use crate::actors::messages::{
     ExitCause, Job, RequestEvent, StageDone, StageOutcome, StageStarted, Unavailable, WorkerExited,
     WorkerReady,
 };
 use crate::actors::outbox::Outbox;
-use crate::actors::worker_statistics::{JobTimes, WorkerStatistics};
+use crate::actors::worker_state::{WorkerState, WorkerStateCell};
+use crate::actors::worker_statistics::WorkerStatistics;
 use crate::engine::FinishReason;
 use crate::ids::{ReplicaKey, RequestId};
-use crate::metrics::{ReplicaLoad, ReplicaReporter, StatsPort, StatsSender};
+use crate::metrics::{Batch, ReplicaLoad, ReplicaReporter, StatsPort, StatsSender};
 use crate::stages::{
     Poll, Readiness, Stage, StageError, StageEvent, StageFactory, StageInput, StageOutput, Ticket,
 };
@@ -68,6 +70,8 @@ struct Shared {
     removals: AtomicUsize,
     /// Requests that the worker holds.
     jobs: AtomicUsize,
+    /// How far it is.
+    state: WorkerStateCell,
 }
 
 /// What comes to a worker beside chunks.
@@ -90,8 +94,10 @@ struct Held {
     /// How the stage ended it. It is held until the next stage has taken its last chunk: were it reported as done
     /// before, nobody would learn that the chunk was lost with this replica.
     finished: Option<FinishReason>,
-    /// If statistics are on.
-    times: Option<JobTimes>,
+    /// Whether the stage has begun to work on it.
+    started: bool,
+    /// What it takes here, if statistics are on or the client asked for it.
+    account: Option<JobAccount>,
 }
 
 /// What comes in.
@@ -108,6 +114,10 @@ struct Worker {
     reports: WorkerReports,
     reporter: ReplicaReporter,
     jobs: HashMap<RequestId, Held>,
+    /// Those of them that the stage has begun to work on.
+    started: usize,
+    /// Steps launched in this life of the replica.
+    steps: u64,
     /// Steps launched and not complete, oldest first.
     in_flight: VecDeque<Ticket>,
     /// When the last of them was begun: since then the stage works on what it reports as started.
@@ -204,6 +214,11 @@ impl WorkerHandle {
     pub fn jobs(&self) -> usize {
         self.shared.jobs.load(Ordering::Acquire)
     }
+
+    /// How far the worker was after its last step.
+    pub fn state(&self) -> WorkerState {
+        self.shared.state.get()
+    }
 }
 
 impl Worker {
@@ -215,6 +230,7 @@ impl Worker {
         reports: WorkerReports,
         reporter: ReplicaReporter,
     ) -> Self {
+        let statistics = WorkerStatistics::new(reports.statistics.is_on());
         Self {
             key,
             stage,
@@ -223,11 +239,13 @@ impl Worker {
             reports,
             reporter,
             jobs: HashMap::new(),
+            started: 0,
+            steps: 0,
             in_flight: VecDeque::new(),
             launched: Instant::now(),
             outbox: Outbox::default(),
             outputs: Vec::new(),
-            statistics: WorkerStatistics::default(),
+            statistics,
             seen_removals: 0,
         }
     }
@@ -260,6 +278,11 @@ impl Worker {
         self.remove_cancelled();
         self.flush_outbox();
         let stepped = self.step()?;
+        self.shared.state.set(WorkerState {
+            steps: self.steps,
+            started: self.started,
+            scheduler: self.stage.scheduler(),
+        });
         self.report(self.jobs.is_empty());
         Ok(stepped)
     }
@@ -267,12 +290,11 @@ impl Worker {
     /// Tells the metrics actor what the stage counted, when it is time to: at once if it has nothing further to count.
     fn report(&mut self, idle: bool) {
         self.reporter.report_if_due(Instant::now(), idle, |stats| {
+            stats.scheduler = self.stage.scheduler();
             self.stage.report(stats);
             self.statistics.report(stats);
-            let is_started = |held: &&Held| held.times.as_ref().is_some_and(JobTimes::is_started);
-            let started = self.jobs.values().filter(is_started).count();
             let in_flight = self.shared.jobs.load(Ordering::Acquire);
-            let waiting = in_flight.saturating_sub(started) as u64;
+            let waiting = in_flight.saturating_sub(self.started) as u64;
             stats.load = Some(ReplicaLoad { in_flight: in_flight as u64, waiting });
         });
     }
@@ -309,9 +331,17 @@ impl Worker {
         let id = job.request.id;
         self.reporter.changed();
         let request = job.request.clone();
-        let times = self.reports.statistics.is_on().then(|| JobTimes::new(request.arrived, queued));
-        let (next_sequence, expected_sequence, withheld) = Default::default();
-        self.jobs.insert(id, Held { job, next_sequence, expected_sequence, withheld, finished: None, times });
+        let measured = job.measured || self.reports.statistics.is_on();
+        let held = Held {
+            job,
+            next_sequence: 0,
+            expected_sequence: 0,
+            withheld: Vec::new(),
+            finished: None,
+            started: false,
+            account: measured.then(|| JobAccount::new(request.arrived, queued)),
+        };
+        self.jobs.insert(id, held);
         if request.cancelled.is_cancelled() {
             self.let_go(id, StageOutcome::Removed);
         } else if let Err(error) = self.stage.add(request) {
@@ -326,8 +356,8 @@ impl Worker {
         let Some(held) = self.jobs.get_mut(&id) else {
             return Ok(()); // It was removed while the chunk was on its way.
         };
-        if let Some(times) = &mut held.times {
-            self.statistics.arrived(&arrival, self.key.stage, times);
+        if let Some(account) = &mut held.account {
+            self.statistics.arrived(&arrival, self.key.stage, account);
             self.reporter.changed();
         }
         let (expected, got) = (held.expected_sequence, arrival.chunk.sequence);
@@ -367,6 +397,7 @@ impl Worker {
                 break;
             }
             self.launched = now;
+            self.steps += 1;
             self.in_flight.push_back(self.stage.launch()?);
             launched = true;
         }
@@ -386,11 +417,14 @@ impl Worker {
     fn deliver(&mut self, output: StageOutput) {
         let id = output.request;
         let Some(held) = self.jobs.get_mut(&id) else { return };
-        if let Some(times) = &mut held.times {
-            self.statistics.gave(&output.event, times, self.launched);
+        if let Some(account) = &mut held.account {
+            let batch = Batch { id: self.steps.saturating_sub(1), size: self.started as u64 };
+            account.gave(&output.event, self.launched, batch);
+            self.statistics.gave(&output.event, account);
         }
         match output.event {
             StageEvent::Started => {
+                self.started += usize::from(!std::mem::replace(&mut held.started, true));
                 let first = matches!(held.job.request.input, StageInput::Prompt(_));
                 if first && self.reports.statistics.is_on() {
                     let started = StageStarted { request: id, replica: self.key, at: self.launched };
@@ -413,6 +447,8 @@ impl Worker {
                 }
             }
             StageEvent::Next(payload) => self.send_on(id, payload, false),
+            // Its account has noted them.
+            StageEvent::Counted(_) => {}
             StageEvent::Finished(reason) if held.job.next.is_none() => {
                 self.let_go(id, StageOutcome::Finished(reason));
             }
@@ -466,13 +502,16 @@ impl Worker {
     /// Drops all that is held of a request and reports it.
     fn let_go(&mut self, id: RequestId, outcome: StageOutcome) {
         let Some(held) = self.jobs.remove(&id) else { return };
-        if let Some(times) = held.times {
-            self.statistics.let_go(times, matches!(outcome, StageOutcome::Finished(_)));
-        }
+        let account = held.account.map(|account| {
+            let (account, first) = account.close(self.key, &outcome);
+            self.statistics.let_go(&account, first);
+            Box::new(account)
+        });
+        self.started -= usize::from(held.started);
         self.outbox.forget(id);
         self.shared.jobs.fetch_sub(1, Ordering::Release);
         self.reporter.changed();
-        self.reports.done.do_send(StageDone { request: id, replica: self.key, outcome });
+        self.reports.done.do_send(StageDone { request: id, replica: self.key, outcome, account });
     }
 
     /// Waits until a message comes, the next stage takes a chunk, a report is due, or the stage has something to do without

@@ -27,6 +27,8 @@ mod models_by_name;
 mod page;
 mod prometheus;
 mod prometheus_server;
+mod replica_states;
+mod request_accounts;
 mod scrape_relay;
 mod selftest;
 mod server;

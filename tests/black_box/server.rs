@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::{LazyLock, mpsc};
+use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -139,6 +139,10 @@ pub(crate) struct ServerProcess {
     pub(crate) address: SocketAddr,
     /// What it wrote to standard error until it listened.
     pub(crate) startup_log: Vec<String>,
+    /// What it wrote since.
+    later_log: Arc<Mutex<Vec<String>>>,
+    /// Reads that, and ends with it.
+    reader: Option<JoinHandle<()>>,
     /// The process.
     child: Child,
 }
@@ -174,8 +178,27 @@ impl ServerProcess {
             }
         };
         // A pipe that nobody reads fills up and blocks the server.
-        thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(drop));
-        Self { address, startup_log, child }
+        let later_log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = later_log.clone();
+        let reader = thread::spawn(move || {
+            let keep = |line| log.lock().expect("nobody panics with the log in hand").push(line);
+            stderr.lines().map_while(Result::ok).for_each(keep);
+        });
+        Self { address, startup_log, later_log, reader: Some(reader), child }
+    }
+
+    /// What it wrote to standard error since it listens.
+    pub(crate) fn later_log(&self) -> Vec<String> {
+        self.later_log.lock().expect("nobody panics with the log in hand").clone()
+    }
+
+    /// Has it end, and gives all that it wrote to standard error since it listened.
+    pub(crate) fn end(mut self) -> Vec<String> {
+        self.signal("TERM");
+        wait(&mut self.child, PATIENCE);
+        let ended = self.reader.take().map(JoinHandle::join);
+        assert!(matches!(ended, Some(Ok(()))), "the log is read to its end");
+        self.later_log()
     }
 
     /// Sends it a signal, by name without `SIG`.

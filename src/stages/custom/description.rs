@@ -12,7 +12,7 @@ use super::context::StageContext;
 use super::settings::{self, SettingsError};
 use crate::config::StageDeploy;
 use crate::ids::{RequestId, StageId};
-use crate::metrics::{MetricFamily, Recorder, ReplicaStats};
+use crate::metrics::{MetricFamily, Recorder, ReplicaStats, SchedulerSnapshot};
 use crate::stages::{
     Modality, Poll, Readiness, Stage, StageError, StageOutput, StageRequest, StageTrial, Ticket,
 };
@@ -187,6 +187,10 @@ impl Stage for RecordedStage {
 
     fn wake_at(&self) -> Option<Instant> {
         self.stage.wake_at()
+    }
+
+    fn scheduler(&self) -> Option<SchedulerSnapshot> {
+        self.stage.scheduler()
     }
 
     fn report(&mut self, stats: &mut ReplicaStats) {
