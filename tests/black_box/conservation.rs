@@ -3,56 +3,31 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use omni_actors::actors::messages::Held;
-use omni_actors::stages::{Stage, StageError, StageEvent, StageInput, StageOutput, StageRequest};
-use omni_actors::{Registry, RequestId};
+use omni_actors::Registry;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 
+use crate::account::{E2E, FAILED, await_page, page_at_rest, under_scrapes};
 use crate::client::{self, CHAT};
 use crate::gate::Gate;
 use crate::page::Page;
 use crate::server::ServerThread;
-use crate::surrounded::{Surroundings, surround};
 use crate::tiny_cache::TINY;
+use crate::troubled::{Broken, Trouble, trouble_stage};
 
 /// Clients at a time.
 const CONCURRENCY: usize = 8;
 /// Requests that are queued in front of a tiny cache before it does anything. Two of them fit into it with their prompts, and
 /// not with their answers.
 const QUEUED: usize = 4;
-/// How long the server may take to become quiet when all clients are done.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-const ACCEPTED: &str = "vllm:omni_requests_accepted_total";
 const REJECTED: &str = "vllm:omni_requests_rejected_total";
-const RUNNING: &str = "vllm:omni_num_requests_running";
-const WAITING: &str = "vllm:omni_num_requests_waiting";
-const ENDED: &str = "vllm:omni_requests_success_total";
-const FAILED: &str = "vllm:omni_requests_failed_total";
-const E2E: &str = "vllm:omni_e2e_request_latency_s_count";
 const RESTARTS: &str = "vllm:omni_replica_restarts_total";
-const NOTHING: Held = Held { requests: 0, bindings: 0, jobs: 0 };
-
-/// What goes wrong with a request, and in which stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    /// The stage does not take it.
-    Refused,
-    /// The stage gives it up when it has given so many outputs for it.
-    Fails(usize),
-    /// The stage panics then.
-    Panics(usize),
-    /// The stage is broken then.
-    Breaks(usize),
-}
 
 /// What a client does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,91 +92,11 @@ fn ask(weather: Weather) -> impl Strategy<Value = Ask> {
     )
 }
 
-/// How often replicas broke, by the reason that their restarts must be counted with.
-type Broken = Arc<Mutex<BTreeMap<&'static str, usize>>>;
-
-/// What makes trouble in a stage, for the requests of which the prompt says so.
-struct Troubled {
-    stage: &'static str,
-    gate: Arc<Gate>,
-    broken: Broken,
-    /// Outputs of requests so far, and what goes wrong with them.
-    requests: BTreeMap<RequestId, (usize, Trouble)>,
-}
-
-impl Surroundings for Troubled {
-    fn comes(&mut self, request: &StageRequest) -> Result<(), StageError> {
-        let (StageInput::Prompt(prompt) | StageInput::Upstream(prompt)) = &request.input;
-        let Some(words) = prompt.text.split(self.stage).nth(1) else { return Ok(()) };
-        let mut words = words.split_whitespace();
-        let what = words.next().expect("what goes wrong");
-        let after = words.next().and_then(|after| after.parse().ok()).expect("after how many outputs");
-        let trouble = match what {
-            "refuses" => return Err(StageError::InvalidInput("it was told to".to_owned())),
-            "fails" => Trouble::Fails(after),
-            "panics" => Trouble::Panics(after),
-            _ => Trouble::Breaks(after),
-        };
-        self.requests.insert(request.id, (0, trouble));
-        Ok(())
-    }
-
-    fn taken(&mut self, request: RequestId) {
-        self.gate.taken(request);
-    }
-
-    fn hold_up(&mut self) -> bool {
-        self.gate.hold_up()
-    }
-
-    fn gave(
-        &mut self,
-        _: Instant,
-        outputs: &mut Vec<StageOutput>,
-        inner: &mut dyn Stage,
-    ) -> Result<(), StageError> {
-        let mut failed = Vec::new();
-        for output in &*outputs {
-            let is_output = matches!(output.event, StageEvent::Client(_) | StageEvent::Next(_));
-            let Some((given, trouble)) = self.requests.get_mut(&output.request).filter(|_| is_output) else {
-                continue;
-            };
-            *given += 1;
-            let broken =
-                |reason| *self.broken.lock().expect("nobody panicked").entry(reason).or_default() += 1;
-            match *trouble {
-                Trouble::Fails(after) if *given == after => failed.push(output.request),
-                Trouble::Panics(after) if *given == after => {
-                    broken("replica_panic");
-                    panic!("it was told to");
-                }
-                Trouble::Breaks(after) if *given == after => {
-                    broken("device_error");
-                    return Err(StageError::Device("it was told to".to_owned()));
-                }
-                _ => {}
-            }
-        }
-        for request in failed {
-            // Nothing more of it, also where it ends in this very step.
-            outputs.retain(|output| output.request != request);
-            inner.remove(request);
-            let error = StageError::Failed("it was told to".to_owned());
-            outputs.push(StageOutput { request, event: StageEvent::Failed(error) });
-        }
-        Ok(())
-    }
-}
-
 impl Ask {
     fn body(&self, number: usize) -> Value {
         let stream = matches!(self.conduct, Conduct::StaysForTheStream | Conduct::LeavesTheStream(_));
-        let trouble = self.trouble.map_or(String::new(), |(stage, trouble)| match trouble {
-            Trouble::Refused => format!("{stage} refuses 0 "),
-            Trouble::Fails(after) => format!("{stage} fails {after} "),
-            Trouble::Panics(after) => format!("{stage} panics {after} "),
-            Trouble::Breaks(after) => format!("{stage} breaks {after} "),
-        });
+        let trouble =
+            self.trouble.map_or(String::new(), |(stage, trouble)| format!("{} ", trouble.words(stage)));
         let mut body = json!({
             "messages": [{"role": "user", "content": format!("{trouble}what is {number}")}],
             "temperature": 1.0,
@@ -273,114 +168,17 @@ fn load(server: SocketAddr, asks: &[Ask], first: usize, clients: usize) -> Vec<O
     })
 }
 
-/// What holds on every page, whenever it is scraped.
-fn assert_conserved(page: &Page) {
-    let ended = |reasons: [&str; 2]| {
-        reasons
-            .map(|reason| page.sum_where(ENDED, &format!("finished_reason=\"{reason}\"")))
-            .iter()
-            .sum::<f64>()
-    };
-    let accounted = page.sum(RUNNING) + page.sum(WAITING) + page.sum(ENDED);
-    assert_eq!(page.sum(ACCEPTED), accounted, "{}", page.text);
-    assert_eq!(page.sum(FAILED), ended(["abort", "error"]), "{}", page.text);
-    assert_eq!(page.sum(E2E), ended(["stop", "length"]), "{}", page.text);
-}
-
-/// Asserts that no counter and no bucket went down from one page to the next, or is gone.
-fn assert_only_up(before: &Page, after: &Page) {
-    let later: BTreeMap<_, _> =
-        after.samples.iter().map(|(name, labels, value)| ((name, labels), *value)).collect();
-    let is_gauge = |name: &String| before.types.get(name).is_some_and(|kind| kind == "gauge");
-    for (name, labels, value) in before.samples.iter().filter(|(name, _, _)| !is_gauge(name)) {
-        let now = later.get(&(name, labels));
-        assert!(now.is_some_and(|now| now >= value), "{name}{{{labels} was {value} and is {now:?}");
-    }
-}
-
-/// Scrapes for as long as `work` takes and checks every page.
-fn under_scrapes<T: Send>(server: SocketAddr, work: impl FnOnce() -> T + Send) -> T {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let scraper = scope.spawn(|| {
-            let mut before = Page::of(server);
-            while !over.load(Ordering::Relaxed) {
-                let page = Page::of(server);
-                assert_conserved(&page);
-                assert_only_up(&before, &page);
-                before = page;
-                thread::sleep(Duration::from_millis(10));
-            }
-            before
-        });
-        let result = work();
-        over.store(true, Ordering::Relaxed);
-        let last = scraper.join().expect("every page is right");
-        assert_only_up(&last, &Page::of(server));
-        result
-    })
-}
-
-/// Waits until a page is as it should be.
-fn await_page(server: SocketAddr, what: &str, is_right: impl Fn(&Page) -> bool) -> Page {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let page = Page::of(server);
-        assert_conserved(&page);
-        if is_right(&page) {
-            return page;
-        }
-        assert!(Instant::now() < until, "{what}: {}", page.text);
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Waits until the server holds nothing and all of its replicas live, and returns a page that shows it at rest.
-fn page_at_rest(server: &ServerThread) -> Page {
-    let until = Instant::now() + PATIENCE;
-    while server.held() != NOTHING {
-        assert!(Instant::now() < until, "still held: {:?}", server.held());
-        thread::sleep(Duration::from_millis(5));
-    }
-    await_page(server.address, "it does not come to rest", |page| {
-        let all_live = page
-            .samples
-            .iter()
-            .filter(|(name, _, _)| name == "vllm:omni_replica_up")
-            .all(|(_, _, up)| *up == 1.0);
-        let gauges = [
-            RUNNING,
-            WAITING,
-            "vllm:omni_stage_waiting_requests",
-            "vllm:omni_stage_queue_depth",
-            "vllm:omni_stage_inflight_requests",
-            "vllm:num_requests_running",
-            "vllm:num_requests_waiting",
-            "vllm:num_requests_waiting_by_reason",
-            "vllm:kv_cache_usage_perc",
-        ];
-        all_live && gauges.iter().all(|gauge| page.sum(gauge) == 0.0)
-    })
-}
-
 fn live_through(weather: Weather, asks: &[Ask]) {
-    let (gate, broken) = (Arc::new(Gate::default()), Broken::default());
-    let mut registry = Registry::new();
-    for stage in ["thinker", "talker"] {
-        let (gate, broken) = (gate.clone(), broken.clone());
-        // Only what stands before the thinker is a gate: it alone knows how many requests have come.
-        let gate = if stage == "thinker" { gate } else { Arc::new(Gate::opened()) };
-        surround(&mut registry, stage, move || Troubled {
-            stage,
-            gate: gate.clone(),
-            broken: broken.clone(),
-            requests: BTreeMap::new(),
-        });
+    let (gate, broken, mut registry) = (Arc::new(Gate::default()), Broken::default(), Registry::new());
+    // Only before the thinker is a gate: it alone knows how many requests have come.
+    let open = Arc::new(Gate::opened());
+    for (stage, gate) in [("thinker", &gate), ("talker", &open)] {
+        trouble_stage(&mut registry, stage, gate, &broken);
     }
     let options: &[&str] = if weather.tiny_cache { TINY } else { &["--log-stats", "--num-replicas", "2"] };
     let server = ServerThread::start_with(registry, options);
     let address = server.address;
-    let outcomes = under_scrapes(address, || {
+    let (outcomes, _) = under_scrapes(address, || {
         let queued = if weather.tiny_cache { QUEUED } else { 0 };
         let long = Ask { spoken: false, tokens: 70, conduct: Conduct::Stays, trouble: None };
         let mut outcomes = thread::scope(|scope| {

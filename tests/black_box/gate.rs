@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     open: AtomicBool,
+    /// Steps that may still be planned while it is closed.
+    left: AtomicUsize,
     /// Requests that the stage took.
     taken: AtomicUsize,
     /// Tokens that each step gave, of those that gave some.
@@ -33,10 +35,24 @@ impl Gate {
         self.open.store(true, Ordering::SeqCst);
     }
 
+    pub(crate) fn close(&self) {
+        self.open.store(false, Ordering::SeqCst);
+    }
+
+    /// Lets a few steps pass, and no further one. The gate must be closed.
+    pub(crate) fn let_through(&self, steps: usize) {
+        self.left.store(steps, Ordering::SeqCst);
+    }
+
+    /// Requests that the stage has taken so far.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::SeqCst)
+    }
+
     /// Waits until the stage has taken so many requests in all.
     pub(crate) fn await_taken(&self, requests: usize) {
         let until = Instant::now() + PATIENCE;
-        while self.taken.load(Ordering::SeqCst) < requests {
+        while self.taken() < requests {
             assert!(Instant::now() < until, "only {self:?}");
             thread::sleep(Duration::from_micros(200));
         }
@@ -54,7 +70,9 @@ impl Surroundings for Arc<Gate> {
     }
 
     fn hold_up(&mut self) -> bool {
+        let one_less = |left: usize| left.checked_sub(1);
         !self.open.load(Ordering::SeqCst)
+            && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err()
     }
 
     fn gave(

@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says so when it fails")]
 
+mod account;
 mod api_workers;
 mod bench;
 mod check;
@@ -15,6 +16,7 @@ mod custom_stages;
 mod demo;
 mod deploy;
 mod disconnects;
+mod every_family;
 mod gate;
 #[path = "../compare/sets.rs"]
 mod golden_sets;
@@ -37,3 +39,4 @@ mod surrounded;
 mod tables;
 mod text_models;
 mod tiny_cache;
+mod troubled;

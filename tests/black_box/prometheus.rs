@@ -314,13 +314,12 @@ fn assert_rates(prometheus: &PrometheusServer, counters: &[(String, f64)], began
 
 /// Asserts that quantiles of counts of tokens are those of the counts that clients got.
 fn assert_token_quantiles(prometheus: &PrometheusServer, seen: &[Seen]) {
-    let families: [(_, fn(&Seen) -> u64); 2] = [
-        (&engine::REQUEST_PROMPT_TOKENS, |seen| seen.prompt_tokens),
-        (&engine::REQUEST_GENERATION_TOKENS, |seen| seen.tokens),
-    ];
-    for (family, count) in families {
+    let counts = |count: fn(&Seen) -> u64| seen.iter().map(|seen| count(seen) as f64).collect::<Vec<_>>();
+    for (family, values) in [
+        (&engine::REQUEST_PROMPT_TOKENS, counts(|seen| seen.prompt_tokens)),
+        (&engine::REQUEST_GENERATION_TOKENS, counts(|seen| seen.tokens)),
+    ] {
         let (bounds, name) = (family.bounds(MAX_MODEL_LEN), family.name(""));
-        let values: Vec<f64> = seen.iter().map(|seen| count(seen) as f64).collect();
         for quantile in QUANTILES {
             let query = format!("histogram_quantile({quantile}, {name}_bucket{{stage=\"0\"}})");
             assert_both(prometheus, &query, histogram_quantile(&bounds, &values, quantile));

@@ -14,6 +14,7 @@ use omni_actors::Registry;
 use omni_actors::actors::messages::Held;
 use omni_actors::actors::runtime::Runtime;
 use omni_actors::cli::{Cli, Command as Subcommand, ServeArgs};
+use omni_actors::metrics::StatsSender;
 use omni_actors::server::RunningServer;
 use tokio::sync::oneshot;
 
@@ -267,6 +268,11 @@ impl ServerThread {
         let arguments = serve_arguments(arguments);
         let started = actix_rt::System::new().block_on(RunningServer::start(&arguments, registry));
         started.err().expect("it does not start").to_string()
+    }
+
+    /// How its actors tell what they count.
+    pub(crate) fn statistics(&self) -> &StatsSender {
+        &self.runtime.statistics
     }
 
     /// What its actors hold of requests.
