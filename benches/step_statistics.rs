@@ -1,5 +1,6 @@
-//! What the statistics of a decode step cost the worker's thread: the tokens of all sequences noted, the step closed, and
-//! the report that is due every 20 ms. With it the tables of a request, which the metrics actor's thread writes.
+//! What the statistics of a decode step cost the worker's thread: the tokens of all sequences noted by stage and worker, the
+//! step closed, and the report that is due every 20 steps of a millisecond each. With it the tables of a request, which the
+//! metrics actor's thread writes.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::hint::black_box;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use omni_actors::actors::job_account::{JobAccount, Step};
 use omni_actors::engine::{BlockPool, FinishReason, Scheduler, SchedulerConfig};
 use omni_actors::ids::{Epoch, ReplicaId, ReplicaKey, RequestId, StageId};
 use omni_actors::metrics::{
@@ -14,7 +16,9 @@ use omni_actors::metrics::{
     tables,
 };
 use omni_actors::stages::engine_statistics::EngineStatistics;
-use omni_actors::stages::{EngineStatisticsOptions, Prompt, StageInput, StageRequest};
+use omni_actors::stages::{
+    EngineStatisticsOptions, Output, Prompt, StageEvent, StageInput, StageRequest, TextDelta,
+};
 
 const REPLICA: ReplicaKey = ReplicaKey { stage: StageId(0), replica: ReplicaId(0), epoch: Epoch(0) };
 
@@ -34,11 +38,16 @@ fn steps(c: &mut Criterion) {
         );
         let sender = StatsSender::new(|event| drop(black_box(event)));
         let mut reporter = ReplicaReporter::new(REPLICA, sender, Arc::new(StatsPort::new(|| {})));
+        let mut now = Instant::now();
+        let mut accounts: Vec<JobAccount> = (0..sequences).map(|_| JobAccount::new(now, now)).collect();
+        let event = StageEvent::Client(Output::Text(TextDelta::default()));
         group.bench_function(format!("{sequences} sequences"), |b| {
             b.iter(|| {
-                let now = Instant::now();
-                for id in (0..sequences).map(RequestId) {
+                let step = Step { begun: now, complete: black_box(Instant::now()), batch: Batch::default() };
+                now += Duration::from_millis(1);
+                for (id, account) in (0..sequences).map(RequestId).zip(&mut accounts) {
                     statistics.token(black_box(id), 0, now);
+                    account.gave(black_box(&event), &step);
                 }
                 statistics.step();
                 reporter.changed();
@@ -57,6 +66,8 @@ fn request() -> RequestAccount {
         queued: at(0),
         started: Some(at(1)),
         first_output: Some(at(2)),
+        last_output: Some(at(399)),
+        outputs: 275,
         done: at(400),
         released: at(401),
         reason: Some(FinishReason::Stop),

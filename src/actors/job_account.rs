@@ -9,9 +9,20 @@ use crate::metrics::{Batch, EdgeAccount, FirstEvents, StageAccount, TokenCounts}
 use crate::stages::{Output, StageEvent};
 use crate::transport::Arrival;
 
+/// A step whose outputs are passed on.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// When it was begun.
+    pub begun: Instant,
+    /// When it was complete.
+    pub complete: Instant,
+    /// Its number, and who took part in it.
+    pub batch: Batch,
+}
+
 /// The account of one request, while it is written.
 #[derive(Debug)]
-pub(super) struct JobAccount {
+pub struct JobAccount {
     /// When it reached the HTTP layer.
     arrived: Instant,
     /// When it was put into the queue of the worker.
@@ -20,6 +31,10 @@ pub(super) struct JobAccount {
     started: Option<Instant>,
     /// When the stage gave its first output.
     first_output: Option<Instant>,
+    /// When it gave the last one so far.
+    last_output: Option<Instant>,
+    /// How many it gave.
+    outputs: u64,
     /// When the stage was done with it.
     done: Option<Instant>,
     /// The step that ended it.
@@ -38,12 +53,14 @@ pub(super) struct JobAccount {
 
 impl JobAccount {
     /// A request that was put into the queue at `queued`.
-    pub(super) fn new(arrived: Instant, queued: Instant) -> Self {
+    pub fn new(arrived: Instant, queued: Instant) -> Self {
         Self {
             arrived,
             queued,
             started: None,
             first_output: None,
+            last_output: None,
+            outputs: 0,
             done: None,
             batch: Batch::default(),
             tokens: TokenCounts::default(),
@@ -82,32 +99,40 @@ impl JobAccount {
         }
     }
 
-    /// The stage gave something of it, in a step that was begun at `launched`. `batch` is the step that it would end in
-    /// now.
-    pub(super) fn gave(&mut self, event: &StageEvent, launched: Instant, batch: Batch) {
+    /// The stage gave something of it in a step.
+    pub fn gave(&mut self, event: &StageEvent, step: &Step) {
         match event {
-            StageEvent::Started => self.started = Some(launched),
+            StageEvent::Started => self.started = Some(step.begun),
             StageEvent::Client(output) => {
                 if let Output::Audio(packet) = output {
                     self.audio_frames += packet.frames();
                     self.audio_sample_rate = packet.sample_rate;
                 }
-                self.first_output.get_or_insert_with(Instant::now);
+                self.gave_output(step.complete);
             }
-            StageEvent::Next(_) => {
-                self.first_output.get_or_insert_with(Instant::now);
-            }
+            StageEvent::Next(_) => self.gave_output(step.complete),
             StageEvent::Counted(tokens) => self.tokens = *tokens,
             StageEvent::Finished(_) | StageEvent::Failed(_) => {
-                self.done = Some(Instant::now());
-                self.batch = batch;
+                self.done = Some(step.complete);
+                self.batch = step.batch;
             }
         }
     }
 
-    /// When its first chunk came how far, once the stage has given something; told once.
+    fn gave_output(&mut self, now: Instant) {
+        self.first_output.get_or_insert(now);
+        self.last_output = Some(now);
+        self.outputs += 1;
+    }
+
+    /// The stage is made to forget it, having counted so many tokens of it.
+    pub(super) fn removed(&mut self, tokens: TokenCounts) {
+        self.tokens = tokens;
+    }
+
+    /// When its first chunk came how far, once the stage has given something after it; told once.
     pub(super) fn take_first_chunk(&mut self) -> Option<FirstEvents> {
-        let output_seconds = Some(self.seconds_until(self.first_output?));
+        let output_seconds = Some(self.seconds_until(self.last_output?));
         self.first_chunk.take().map(|first| FirstEvents { output_seconds, ..first })
     }
 
@@ -127,6 +152,8 @@ impl JobAccount {
             queued: self.queued,
             started: self.started,
             first_output: self.first_output,
+            last_output: self.last_output,
+            outputs: self.outputs,
             done: self.done.unwrap_or(released),
             released,
             reason,

@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::actors::replica::ReplicaActor;
-use crate::actors::worker::WorkerHandle;
+use crate::actors::worker_handle::WorkerHandle;
 use crate::actors::worker_state::WorkerState;
 use crate::engine::{FinishReason, SamplingParams};
 use crate::ids::{Epoch, ReplicaId, ReplicaKey, RequestId, StageId};
@@ -334,7 +334,7 @@ pub struct Scrape;
 pub enum RequestEvent {
     /// Output of a stage.
     Output(Output),
-    /// What it took, before it is finished, if that was asked for.
+    /// What it took, right before the terminal event, if that was asked for.
     Measured(Arc<RequestAccount>),
     /// Terminal: all stages are done.
     Finished(FinishReason),

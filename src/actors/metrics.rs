@@ -173,7 +173,9 @@ impl Handler<Record> for MetricsActor {
         if let Err(error) = self.ledger.apply(&event, Instant::now()) {
             tracing::error!(reason = error.reason(), %error, "a stat event was not fully applied");
         }
-        if let StatEvent::Account(account) = &event {
+        if let StatEvent::Account(account) = &event
+            && tracing::enabled!(tracing::Level::INFO)
+        {
             let tables = match self.inference {
                 Inference::Online => tables::of_request(account),
                 Inference::Offline => tables::of_request_in_batch(account),

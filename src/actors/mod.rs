@@ -1,6 +1,7 @@
 //! The actors: orchestrator, replicas, metrics, supervisor. Read [`messages`] first.
 
-mod job_account;
+mod admitted;
+pub mod job_account;
 pub mod messages;
 pub mod metrics;
 pub mod orchestrator;
@@ -10,5 +11,6 @@ pub mod replica;
 pub mod runtime;
 pub mod supervisor;
 pub mod worker;
+pub mod worker_handle;
 pub mod worker_state;
 mod worker_statistics;

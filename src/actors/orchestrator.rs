@@ -11,17 +11,16 @@ use actix::prelude::*;
 use futures_util::future::join_all;
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::actors::admitted::{Bound, Fate, Progress, Request};
 use crate::actors::messages::{
-    Abort, AbortAll, AbortCause, Begin, Drain, ExitCause, GetHealth, GetHeld, GetStages, Health, Held, Job,
-    OmniRequest, Rejection, RemoveCancelled, ReplicaDown, ReplicaError, ReplicaLife, ReplicaState, ReplicaUp,
-    RequestError, RequestEvent, RequestSink, StageDone, StageOutcome, StageStarted, StageState, Submit,
-    Unavailable,
+    Abort, AbortAll, Drain, ExitCause, GetHealth, GetHeld, GetStages, Health, Held, Job, OmniRequest,
+    Rejection, RemoveCancelled, ReplicaDown, ReplicaError, ReplicaLife, ReplicaState, ReplicaUp,
+    RequestError, RequestEvent, StageDone, StageOutcome, StageStarted, StageState, Submit, Unavailable,
 };
 use crate::actors::pool::{LiveReplica, Pool};
-use crate::engine::FinishReason;
 use crate::ids::{ReplicaId, ReplicaKey, RequestId, StageId};
-use crate::metrics::{PipelineEvent, RequestAccount, StageAccount, StatEvent, StatsSender};
-use crate::stages::{Cancellation, Modality, Pipeline, StageError, StageInput, StageRequest};
+use crate::metrics::{PipelineEvent, StatEvent, StatsSender};
+use crate::stages::{Cancellation, Pipeline, StageError};
 
 /// A replica that has not removed a cancelled request after this long is taken for stuck; the request ends without it.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(120);
@@ -43,52 +42,6 @@ pub struct Orchestrator {
     /// The last thing that went wrong in each replica.
     last_errors: BTreeMap<(StageId, ReplicaId), ReplicaError>,
     statistics: StatsSender,
-}
-
-/// A request between admission and its terminal event.
-struct Request {
-    /// What the client calls it.
-    external_id: String,
-    arrived: Instant,
-    events: RequestSink,
-    cancelled: Cancellation,
-    /// One per visited stage, in stage order. Never changed.
-    route: Vec<Bound>,
-    fate: Fate,
-    /// When its fate was decided before its stages were done.
-    ending_since: Option<Instant>,
-    /// Whether the client is told what it took.
-    measured: bool,
-}
-
-/// A replica that a request is bound to.
-struct Bound {
-    replica: LiveReplica,
-    progress: Progress,
-    /// What it took there, once it is done, if that was noted.
-    account: Option<Box<StageAccount>>,
-}
-
-/// How far a replica is with a request.
-#[derive(Debug, Clone, PartialEq)]
-enum Progress {
-    /// It was not told to begin yet.
-    NotBegun,
-    /// It has the request.
-    Begun,
-    /// It holds nothing of the request any more.
-    Done(StageOutcome),
-}
-
-/// How a request will end.
-#[derive(Debug, Clone, PartialEq)]
-enum Fate {
-    /// By itself, when all stages are done.
-    Open,
-    /// With an error.
-    Failed(RequestError),
-    /// Without an answer.
-    Aborted(AbortCause),
 }
 
 impl Orchestrator {
@@ -227,9 +180,14 @@ impl Orchestrator {
             self.requests.iter().filter(|(_, entry)| overdue(entry)).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(entry) = self.requests.get_mut(&id) else { continue };
+            let mut stuck = Vec::new();
             for bound in entry.route.iter_mut().filter(|bound| !bound.is_done()) {
                 tracing::error!(request = %id, replica = %bound.replica.key, "the replica does not remove the request");
                 bound.progress = Progress::Done(StageOutcome::Removed);
+                stuck.push(bound.replica.key);
+            }
+            for replica in stuck {
+                self.note_error(replica, "replica_stuck", format!("it does not remove request {id}"));
             }
             self.settle(id);
         }
@@ -294,135 +252,13 @@ impl Orchestrator {
         let mut last = measured.into_iter().chain([terminal]);
         while let Some(event) = last.next() {
             if let Err(TrySendError::Full(event)) = entry.events.try_send(event) {
-                actix::spawn(async move {
+                actix::spawn(tokio::time::timeout(TERMINAL_DEADLINE, async move {
                     for event in [event].into_iter().chain(last) {
-                        let _ = tokio::time::timeout(TERMINAL_DEADLINE, entry.events.send(event)).await;
+                        let _ = entry.events.send(event).await;
                     }
-                });
+                }));
                 return;
             }
-        }
-    }
-}
-
-impl Request {
-    fn bound_at(&self, stage: StageId) -> Option<ReplicaKey> {
-        self.route.get(usize::from(stage.0)).map(|bound| bound.replica.key)
-    }
-
-    fn bound_to(&mut self, replica: ReplicaKey) -> Option<&mut Bound> {
-        self.route.iter_mut().find(|bound| bound.replica.key == replica)
-    }
-
-    /// The first reason other than `stop`, in stage order.
-    fn finish_reason(&self) -> FinishReason {
-        let reasons = self.route.iter().filter_map(|bound| match &bound.progress {
-            Progress::Done(StageOutcome::Finished(reason)) => Some(*reason),
-            _ => None,
-        });
-        reasons.into_iter().find(|reason| *reason != FinishReason::Stop).unwrap_or(FinishReason::Stop)
-    }
-
-    /// The finished reason, for the metrics.
-    fn ended_as(&self) -> FinishReason {
-        match self.fate {
-            Fate::Open => self.finish_reason(),
-            Fate::Failed(_) => FinishReason::Error,
-            Fate::Aborted(_) => FinishReason::Abort,
-        }
-    }
-
-    /// Why it was aborted or failed, in the word of the HTTP error.
-    fn detail(&self) -> Option<&'static str> {
-        match &self.fate {
-            Fate::Open => None,
-            Fate::Failed(error) => Some(error.reason),
-            Fate::Aborted(cause) => Some(cause.reason()),
-        }
-    }
-
-    /// What it took, as far as its replicas said.
-    fn take_account(&mut self) -> RequestAccount {
-        RequestAccount {
-            reason: self.ended_as(),
-            request_id: std::mem::take(&mut self.external_id),
-            arrived: self.arrived,
-            ended: Instant::now(),
-            stages: self.route.iter_mut().filter_map(|bound| bound.account.take()).map(|it| *it).collect(),
-        }
-    }
-
-    fn terminal_event(&self) -> RequestEvent {
-        match &self.fate {
-            Fate::Open => RequestEvent::Finished(self.finish_reason()),
-            Fate::Failed(error) => RequestEvent::Failed(error.clone()),
-            Fate::Aborted(cause) => RequestEvent::Aborted(*cause),
-        }
-    }
-}
-
-impl Bound {
-    fn new(replica: LiveReplica) -> Self {
-        Self { replica, progress: Progress::NotBegun, account: None }
-    }
-
-    fn is_done(&self) -> bool {
-        matches!(self.progress, Progress::Done(_))
-    }
-
-    fn begin(&mut self, job: Job) -> actix::dev::Request<crate::actors::replica::ReplicaActor, Begin> {
-        self.progress = Progress::Begun;
-        self.replica.address.send(Begin(job))
-    }
-}
-
-impl Pipeline {
-    /// What each replica of a route is asked to do, in stage order.
-    fn jobs(&self, id: RequestId, request: &OmniRequest, entry: &Request) -> Vec<Job> {
-        let wanted = |output: Option<Modality>| output.is_some_and(|kind| request.modalities.contains(&kind));
-        let stages = self.stages.iter().zip(&entry.route).enumerate();
-        stages
-            .map(|(index, (spec, _))| {
-                let next = entry.route.get(index + 1);
-                let passes_output_on = self.passes_output_on(index);
-                let prompt = request.prompt.clone();
-                let sampling = request.sampling.get(index).unwrap_or(&spec.sampling).clone();
-                Job {
-                    request: StageRequest {
-                        id,
-                        input: if index == 0 {
-                            StageInput::Prompt(prompt)
-                        } else {
-                            StageInput::Upstream(prompt)
-                        },
-                        sampling,
-                        choices: request.choices,
-                        priority: request.priority,
-                        arrived: request.arrived,
-                        to_client: wanted(self.gives(index)),
-                        to_next: next.is_some() && !passes_output_on,
-                        streamed: request.streamed,
-                        cancelled: entry.cancelled.clone(),
-                    },
-                    events: entry.events.clone(),
-                    next: next.map(|bound| bound.replica.worker.chunks.clone()),
-                    passes_output_on,
-                    async_chunk: self.stages.get(index + 1).is_none_or(|next| next.async_chunk),
-                    measured: request.measured,
-                }
-            })
-            .collect()
-    }
-}
-
-impl RequestError {
-    /// The failure of a request in a stage.
-    fn in_stage(stage: StageId, error: &StageError) -> Self {
-        Self {
-            reason: error.reason(),
-            stage,
-            message: error.to_string(),
-            client_fault: matches!(error, StageError::InvalidInput(_)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use actix::Addr;
 
 use crate::actors::replica::ReplicaActor;
-use crate::actors::worker::WorkerHandle;
+use crate::actors::worker_handle::WorkerHandle;
 use crate::ids::{ReplicaId, ReplicaKey};
 
 /// The replicas of one stage.

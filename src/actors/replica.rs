@@ -3,7 +3,7 @@
 use actix::prelude::*;
 
 use crate::actors::messages::{Begin, RemoveCancelled, Unavailable};
-use crate::actors::worker::WorkerHandle;
+use crate::actors::worker_handle::WorkerHandle;
 
 /// One life of one replica.
 #[derive(Debug)]

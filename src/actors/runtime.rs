@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
-use crate::actors::messages::{AbortAll, AbortCause, Drain, GetHealth, GetHeld, Health, Held, StopWorkers};
+use crate::actors::messages::{
+    AbortAll, AbortCause, Drain, GetHealth, GetHeld, Health, Held, Scrape, StopWorkers,
+};
 use crate::actors::metrics::MetricsActor;
 use crate::actors::orchestrator::Orchestrator;
 use crate::actors::supervisor::{Supervisor, SupervisorReports};
@@ -14,6 +16,8 @@ use crate::stages::Pipeline;
 
 /// How long [`Runtime::wait_until_up`] sleeps between two looks.
 const POLL: Duration = Duration::from_millis(2);
+/// How long the metrics actor may take to deal with what it was told.
+const METRICS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The actors that serve one pipeline.
 #[derive(Debug, Clone)]
@@ -118,6 +122,8 @@ impl Runtime {
             self.orchestrator.do_send(AbortAll { cause: AbortCause::Shutdown });
             self.wait_until_empty(Duration::from_secs(2)).await;
         }
+        // What was told of requests is logged before the process ends: the metrics actor takes messages in order.
+        let _ = self.metrics.send(Scrape).timeout(METRICS_PATIENCE).await;
         self.supervisor.do_send(StopWorkers);
     }
 

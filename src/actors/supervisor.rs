@@ -11,7 +11,8 @@ use crate::actors::messages::{
     WorkerReady,
 };
 use crate::actors::replica::ReplicaActor;
-use crate::actors::worker::{self, WorkerHandle, WorkerReports, WorkerSettings};
+use crate::actors::worker::{self, WorkerReports, WorkerSettings};
+use crate::actors::worker_handle::WorkerHandle;
 use crate::ids::{Epoch, ReplicaId, ReplicaKey, StageId};
 use crate::metrics::{StatEvent, StatsSender};
 use crate::stages::Pipeline;

@@ -6,21 +6,21 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
 use actix::Recipient;
-use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Select, TryRecvError, bounded};
 use foldhash::HashMap;
 
-use crate::actors::job_account::JobAccount;
+use crate::actors::job_account::{JobAccount, Step};
 use crate::actors::messages::{
-    ExitCause, Job, RequestEvent, StageDone, StageOutcome, StageStarted, Unavailable, WorkerExited,
-    WorkerReady,
+    ExitCause, Job, RequestEvent, StageDone, StageOutcome, StageStarted, WorkerExited, WorkerReady,
 };
 use crate::actors::outbox::Outbox;
-use crate::actors::worker_state::{WorkerState, WorkerStateCell};
+use crate::actors::worker_handle::{Control, Shared, WorkerHandle, wake};
+use crate::actors::worker_state::WorkerState;
 use crate::actors::worker_statistics::WorkerStatistics;
 use crate::engine::FinishReason;
 use crate::ids::{ReplicaKey, RequestId};
@@ -29,7 +29,7 @@ use crate::stages::{
     Poll, Readiness, Stage, StageError, StageEvent, StageFactory, StageInput, StageOutput, Ticket,
 };
 use crate::transport::edge::edge;
-use crate::transport::{Arrival, Chunk, Connector, EdgeReceiver, EdgeSender, Parcel, Payload};
+use crate::transport::{Arrival, Chunk, Connector, EdgeReceiver, Parcel, Payload};
 
 /// Chunks that may wait at a replica before the stages that feed it are held up.
 const CHUNK_CREDITS: usize = 1024;
@@ -51,36 +51,6 @@ pub struct WorkerReports {
     pub exited: Recipient<WorkerExited>,
     /// Told what the stage counts.
     pub statistics: StatsSender,
-}
-
-/// The outside of a worker: what its replica actor and the orchestrator hold.
-#[derive(Debug, Clone)]
-pub struct WorkerHandle {
-    control: Sender<Control>,
-    /// Where chunks for it go.
-    pub chunks: EdgeSender,
-    /// How it is asked to report what it counted.
-    pub statistics: Arc<StatsPort>,
-    shared: Arc<Shared>,
-}
-
-/// What is read and written from both sides.
-#[derive(Debug, Default)]
-struct Shared {
-    /// Raised when requests were cancelled; the worker looks for them when it sees a new value.
-    removals: AtomicUsize,
-    /// Requests that the worker holds.
-    jobs: AtomicUsize,
-    /// How far it is.
-    state: WorkerStateCell,
-}
-
-/// What comes to a worker beside chunks.
-#[derive(Debug)]
-enum Control {
-    Begin { job: Box<Job>, queued: Instant },
-    Wake,
-    Stop,
 }
 
 /// A job in the worker's hands.
@@ -120,9 +90,7 @@ struct Worker {
     /// Steps launched in this life of the replica.
     steps: u64,
     /// Steps launched and not complete, oldest first.
-    in_flight: VecDeque<Ticket>,
-    /// When the last of them was begun: since then the stage works on what it reports as started.
-    launched: Instant,
+    in_flight: VecDeque<StepInFlight>,
     /// Chunks that the next stage has not taken yet.
     outbox: Outbox,
     /// Scratch for the outputs of a step.
@@ -131,6 +99,16 @@ struct Worker {
     statistics: WorkerStatistics,
     /// The value of [`Shared::removals`] that was acted on last.
     seen_removals: usize,
+}
+
+/// A step that was launched and is not complete.
+#[derive(Clone, Copy)]
+struct StepInFlight {
+    ticket: Ticket,
+    /// When it was begun: since then the stage works on what it reports as started.
+    begun: Instant,
+    /// Steps of this life of the replica before it.
+    number: u64,
 }
 
 /// Why the loop ends.
@@ -188,40 +166,6 @@ pub fn spawn(settings: WorkerSettings, reports: WorkerReports) -> std::io::Resul
     Ok(handle)
 }
 
-impl WorkerHandle {
-    /// Queues a request, unless the worker is gone or full.
-    pub fn begin(&self, job: Job) -> Result<(), Unavailable> {
-        // Counted from the moment it is queued, so that a request in the queue is seen to be held.
-        self.shared.jobs.fetch_add(1, Ordering::Release);
-        self.control.try_send(Control::Begin { job: Box::new(job), queued: Instant::now() }).map_err(|_| {
-            self.shared.jobs.fetch_sub(1, Ordering::Release);
-            Unavailable
-        })
-    }
-
-    /// Makes the worker look for cancelled requests before its next step.
-    pub fn remove_cancelled(&self) {
-        // Before the look at the queue: whoever takes what lies there sees the new value.
-        self.shared.removals.fetch_add(1, Ordering::SeqCst);
-        wake(&self.control);
-    }
-
-    /// Ends the worker after its current step.
-    pub fn stop(&self) {
-        let _ = self.control.try_send(Control::Stop);
-    }
-
-    /// Requests that the worker holds or has queued.
-    pub fn jobs(&self) -> usize {
-        self.shared.jobs.load(Ordering::Acquire)
-    }
-
-    /// How far the worker was after its last step.
-    pub fn state(&self) -> WorkerState {
-        self.shared.state.get()
-    }
-}
-
 impl Worker {
     fn new(
         key: ReplicaKey,
@@ -243,7 +187,6 @@ impl Worker {
             started: 0,
             steps: 0,
             in_flight: VecDeque::new(),
-            launched: Instant::now(),
             outbox: Outbox::default(),
             outputs: Vec::new(),
             statistics,
@@ -384,8 +327,7 @@ impl Worker {
         let cancelled = |held: &&Held| held.job.request.cancelled.is_cancelled();
         let ids: Vec<_> = self.jobs.values().filter(cancelled).map(|held| held.job.request.id).collect();
         for id in ids {
-            self.stage.remove(id);
-            self.let_go(id, StageOutcome::Removed);
+            self.give_up(id, StageOutcome::Removed);
         }
     }
 
@@ -397,30 +339,35 @@ impl Worker {
             if self.stage.plan() == Readiness::Idle {
                 break;
             }
-            self.launched = now;
+            let ticket = self.stage.launch()?;
+            self.in_flight.push_back(StepInFlight { ticket, begun: now, number: self.steps });
             self.steps += 1;
-            self.in_flight.push_back(self.stage.launch()?);
             launched = true;
         }
-        let Some(&ticket) = self.in_flight.front() else { return Ok(launched) };
+        let Some(&StepInFlight { ticket, begun, number }) = self.in_flight.front() else {
+            return Ok(launched);
+        };
         let mut outputs = std::mem::take(&mut self.outputs);
         if self.stage.poll(ticket, true, &mut outputs)? == Poll::Complete {
             self.in_flight.pop_front();
         }
+        let starting = outputs.iter().filter(|output| output.event == StageEvent::Started).count();
+        let batch = Batch { id: number, size: (self.started + starting) as u64 };
+        let step = Step { begun, complete: Instant::now(), batch };
         for output in outputs.drain(..) {
-            self.deliver(output);
+            self.deliver(output, &step);
         }
         self.outputs = outputs;
         self.reporter.changed();
         Ok(true)
     }
 
-    fn deliver(&mut self, output: StageOutput) {
+    /// Passes on what a step gave.
+    fn deliver(&mut self, output: StageOutput, step: &Step) {
         let id = output.request;
         let Some(held) = self.jobs.get_mut(&id) else { return };
         if let Some(account) = &mut held.account {
-            let batch = Batch { id: self.steps.saturating_sub(1), size: self.started as u64 };
-            account.gave(&output.event, self.launched, batch);
+            account.gave(&output.event, step);
             self.statistics.gave(&output.event, account);
         }
         match output.event {
@@ -428,7 +375,7 @@ impl Worker {
                 self.started += usize::from(!std::mem::replace(&mut held.started, true));
                 let first = matches!(held.job.request.input, StageInput::Prompt(_));
                 if first && self.reports.statistics.is_on() {
-                    let started = StageStarted { request: id, replica: self.key, at: self.launched };
+                    let started = StageStarted { request: id, replica: self.key, at: step.begun };
                     self.reports.started.do_send(started);
                 }
             }
@@ -442,9 +389,8 @@ impl Worker {
                 use tokio::sync::mpsc::error::TrySendError;
                 // A closed stream means that the client is gone; the abort is on its way.
                 if let Err(TrySendError::Full(_)) = held.job.events.try_send(RequestEvent::Output(output)) {
-                    self.stage.remove(id);
                     let error = StageError::Protocol("more outputs than the request can have".into());
-                    self.let_go(id, StageOutcome::Failed(error));
+                    self.give_up(id, StageOutcome::Failed(error));
                 }
             }
             StageEvent::Next(payload) => self.send_on(id, payload, false),
@@ -477,10 +423,7 @@ impl Worker {
                 self.outbox.push(id, last, edge, parcel);
                 self.flush_outbox();
             }
-            Err(error) => {
-                self.stage.remove(id);
-                self.let_go(id, StageOutcome::Failed(StageError::Protocol(error.to_string())));
-            }
+            Err(error) => self.give_up(id, StageOutcome::Failed(StageError::Protocol(error.to_string()))),
         }
     }
 
@@ -493,11 +436,19 @@ impl Worker {
             }
         }
         while let Some(id) = self.outbox.overdue() {
-            self.stage.remove(id);
             self.outbox.forget(id);
             let error = StageError::Protocol("the next stage takes no more chunks".into());
-            self.let_go(id, StageOutcome::Failed(error));
+            self.give_up(id, StageOutcome::Failed(error));
         }
+    }
+
+    /// Has the stage forget a request, wherever it stands, and lets go of it.
+    fn give_up(&mut self, id: RequestId, outcome: StageOutcome) {
+        if let Some(account) = self.jobs.get_mut(&id).and_then(|held| held.account.as_mut()) {
+            account.removed(self.stage.counted(id));
+        }
+        self.stage.remove(id);
+        self.let_go(id, outcome);
     }
 
     /// Drops all that is held of a request and reports it.
@@ -538,13 +489,6 @@ impl Worker {
             Some(deadline) => drop(select.ready_deadline(deadline)),
             None => drop(select.ready()),
         }
-    }
-}
-
-/// Wakes a worker if it sleeps. One that has messages waiting looks at everything when it takes them.
-fn wake(control: &Sender<Control>) {
-    if control.is_empty() {
-        let _ = control.try_send(Control::Wake);
     }
 }
 

@@ -73,6 +73,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::actors::job_account::Step;
     use crate::actors::messages::StageOutcome;
     use crate::engine::FinishReason;
     use crate::ids::{Epoch, ReplicaId, ReplicaKey, RequestId};
@@ -98,6 +99,7 @@ mod tests {
         let mut account = JobAccount::new(ago(5), ago(4));
         statistics.arrived(&arrival(0), StageId(1), &mut account);
         statistics.arrived(&arrival(1), StageId(1), &mut account);
+        let step = Step { begun: ago(3), complete: Instant::now(), batch: Batch { id: 6, size: 2 } };
         let packet = || AudioPacket { samples: vec![0.0; 24_000], sample_rate: 24_000, channels: 1 };
         for event in [
             StageEvent::Started,
@@ -106,7 +108,7 @@ mod tests {
             StageEvent::Counted(TokenCounts { input: 7, output: 9 }),
             StageEvent::Finished(FinishReason::Stop),
         ] {
-            account.gave(&event, ago(3), Batch { id: 6, size: 2 });
+            account.gave(&event, &step);
             statistics.gave(&event, &mut account);
         }
         let (account, first) = account.close(REPLICA, &StageOutcome::Finished(FinishReason::Stop));
@@ -131,6 +133,7 @@ mod tests {
         assert_eq!((account.audio_frames, account.audio_sample_rate), (48_000, 24_000));
         assert_eq!((account.tokens.input, account.tokens.output), (7, 9));
         assert_eq!((account.batch.id, account.batch.size), (6, 2));
+        assert_eq!((account.outputs, account.output_time()), (2, Duration::ZERO));
         let edge = account.input.unwrap();
         let sum = |of: fn(&TransferSample) -> f64| stats.transfers.iter().map(of).sum::<f64>();
         assert_eq!((edge.from, edge.to), (StageId(0), StageId(1)));

@@ -25,6 +25,11 @@ impl ApiKeys {
         Self(keys.into_iter().filter(|key| !key.is_empty()).collect())
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether a request with this `Authorization` header may pass.
     ///
     /// Compares with every key to its end, so that the time taken tells nothing of how much of a key was right.

@@ -15,7 +15,7 @@ use crate::http::state::AppState;
 use crate::metrics::{HttpExchange, StatEvent, StatsSender};
 
 /// Routes for the people who run the server, of which nothing is told.
-const UNTOLD: [&str; 4] = ["/health", "/metrics", "/ping", "/version"];
+const UNTOLD: [&str; 5] = ["/health", "/metrics", "/ping", "/stats", "/version"];
 
 /// Middleware: tells the metrics of the request when the last byte of its response is written, or its client is gone.
 pub async fn observe<B>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<BoxBody>, Error>

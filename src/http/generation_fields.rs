@@ -1,5 +1,7 @@
 //! The fields that chat and completions have in common.
 
+use serde_json::Value;
+
 use crate::engine::SamplingParams;
 use crate::http::errors::ApiError;
 use crate::http::fields::Fields;
@@ -64,7 +66,7 @@ impl GenerationFields {
             choices: read_choices(body, state)?,
             stream: read_stream(body)?,
             return_token_ids: body.boolean("return_token_ids")?.unwrap_or(false),
-            return_stage_metrics: body.boolean("return_stage_metrics")?.unwrap_or(false),
+            return_stage_metrics: read_return_stage_metrics(body)?,
             priority: body.integer_within("priority", i64::from(i32::MIN), i64::from(i32::MAX))?.unwrap_or(0)
                 as i32,
             cache_salt: read_cache_salt(body)?,
@@ -119,6 +121,21 @@ fn read_choices(body: &Fields<'_>, state: &AppState) -> Result<u32, ApiError> {
         return Err(body.unsupported("n", message));
     }
     Ok(choices)
+}
+
+/// As clients of other servers write it: a boolean, 1 or 0, or a word for it.
+fn read_return_stage_metrics(body: &Fields<'_>) -> Result<bool, ApiError> {
+    const NAME: &str = "return_stage_metrics";
+    match body.get(NAME) {
+        Some(Value::String(word)) => match word.to_ascii_lowercase().as_str() {
+            "1" | "true" | "yes" | "on" => Ok(true),
+            "0" | "false" | "no" | "off" => Ok(false),
+            _ => Err(body.invalid(NAME, format!("is {word:?}, and neither `true` nor `false`"))),
+        },
+        Some(Value::Number(number)) if number.as_u64() == Some(1) => Ok(true),
+        Some(Value::Number(number)) if number.as_u64() == Some(0) => Ok(false),
+        _ => Ok(body.boolean(NAME)?.unwrap_or(false)),
+    }
 }
 
 fn read_cache_salt(body: &Fields<'_>) -> Result<Option<String>, ApiError> {
@@ -189,7 +206,7 @@ fn read_stages(
 mod tests {
     use super::*;
     use crate::http::testing::{speaking_state, unconnected_state};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn read(value: Value) -> Result<GenerationFields, ApiError> {
         GenerationFields::read(&Fields::new(&value, "").unwrap(), &unconnected_state(2))
@@ -262,6 +279,21 @@ mod tests {
         assert_eq!(read(json!({"cache_salt": "a"})).unwrap().cache_salt.as_deref(), Some("a"));
         assert!(read(json!({"cache_salt": ""})).is_err());
         assert!(read(json!({"cache_salt": 5})).is_err());
+    }
+
+    #[test]
+    fn stage_metrics_are_asked_for_in_the_words_of_other_servers() {
+        let asked =
+            |value: Value| read(json!({"return_stage_metrics": value})).map(|read| read.return_stage_metrics);
+        for yes in [json!(true), json!(1), json!("yes"), json!("True"), json!("on"), json!("1")] {
+            assert_eq!(asked(yes), Ok(true));
+        }
+        for no in [json!(false), json!(0), json!("off"), Value::Null] {
+            assert_eq!(asked(no), Ok(false));
+        }
+        for neither in [json!("maybe"), json!(2), json!([])] {
+            assert!(asked(neither).unwrap_err().to_string().contains("return_stage_metrics"));
+        }
     }
 
     #[test]

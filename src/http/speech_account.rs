@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use crate::actors::messages::OmniRequest;
-use crate::http::recording::layout_of;
 use crate::http::state::AppState;
 use crate::ids::{RequestId, StageId};
 use crate::metrics::{Arrival, DeliveredAudio, PipelineEvent, Playback, StatEvent, StatsSender, continuity};
@@ -57,10 +56,7 @@ impl SpeechAccount {
             return;
         }
         self.sample_rate = packet.sample_rate;
-        self.packets.push(Arrival {
-            seconds: self.arrived.elapsed().as_secs_f64(),
-            size: layout_of(packet).frames(packet.samples.len()) as u64,
-        });
+        self.packets.push(Arrival { seconds: self.arrived.elapsed().as_secs_f64(), size: packet.frames() });
     }
 
     /// The request ended by itself.

@@ -46,6 +46,18 @@ struct StageMetrics {
     queue_time_ms: f64,
     /// From HTTP arrival to its first output; null if it gave none.
     serving_time_to_first_output_ms: Option<f64>,
+    /// The mean from an output to the next; null if there are none.
+    inter_output_latency_ms: Option<f64>,
+    /// The kind of its units: `audio`, `text`, or `stream` of tokens for a stage that only feeds the next one.
+    output_unit_type: &'static str,
+    /// As many it gave: samples per channel, or tokens.
+    output_unit_count: u64,
+    /// From HTTP arrival to the first token; null for a stage that gives none.
+    vllm_ttft_ms: Option<f64>,
+    /// The mean from a token to the next; null where there are no two of them.
+    vllm_tpot_ms: Option<f64>,
+    /// Samples per channel of its sound.
+    audio_frames: u64,
     /// Samples per second of its sound; 0 if it made none.
     audio_sample_rate: u32,
     /// Seconds that its sound plays.
@@ -96,14 +108,30 @@ impl RequestMetricsWriter {
         let shape = self.stages.get(usize::from(id));
         let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
         let to_output = |output: std::time::Instant| output.saturating_duration_since(account.arrived);
+        let to_first_output = stage.first_output.map(to_output).map(milliseconds);
+        let tokens = stage.tokens.output;
+        let output = shape.and_then(|shape| shape.output);
+        let (output_unit_type, output_unit_count) = match output {
+            _ if stage.audio_frames > 0 => ("audio", stage.audio_frames),
+            Some(modality) => (word(modality), tokens),
+            None => ("stream", tokens),
+        };
+        // Over so many gaps between the first output and the last.
+        let mean = |gaps: u64| (gaps > 0).then(|| milliseconds(stage.output_time()) / gaps as f64);
         let metrics = StageMetrics {
             stage_id: id,
             stage_name: shape.map(|shape| shape.name.clone()).unwrap_or_default(),
             replica_id: stage.replica.replica.0,
-            final_output_type: shape.and_then(|shape| shape.output).map(word),
+            final_output_type: output.map(word),
             finish_reason: stage.reason.map(|reason| reason.as_str()),
             queue_time_ms: milliseconds(stage.queue_time()),
-            serving_time_to_first_output_ms: stage.first_output.map(to_output).map(milliseconds),
+            serving_time_to_first_output_ms: to_first_output,
+            inter_output_latency_ms: mean(stage.outputs.saturating_sub(1)),
+            output_unit_type,
+            output_unit_count,
+            vllm_ttft_ms: to_first_output.filter(|_| tokens > 0),
+            vllm_tpot_ms: mean(tokens.saturating_sub(1)),
+            audio_frames: stage.audio_frames,
             audio_sample_rate: stage.audio_sample_rate,
             audio_duration_s: stage.audio_seconds(),
             table: Fields(stage_fields(stage).to_vec()),
@@ -144,6 +172,8 @@ mod tests {
             queued: at(2),
             started: Some(at(5)),
             first_output: Some(at(9)),
+            last_output: Some(at(17)),
+            outputs: 3,
             done: at(20),
             released: at(21),
             reason: Some(FinishReason::Length),
@@ -186,6 +216,15 @@ mod tests {
         assert_eq!((&thinker["queue_time_ms"], &thinker["stage_gen_time_ms"]), (&3.0.into(), &15.0.into()));
         assert_eq!(thinker["postprocess_time_ms"], 1.0);
         assert_eq!(thinker["serving_time_to_first_output_ms"], 9.0);
+        assert_eq!(
+            (&thinker["inter_output_latency_ms"], &thinker["vllm_ttft_ms"]),
+            (&4.0.into(), &9.0.into())
+        );
+        assert_eq!(thinker["vllm_tpot_ms"], 2.0, "five tokens in 8 ms");
+        assert_eq!(
+            (&thinker["output_unit_type"], &thinker["output_unit_count"]),
+            (&"audio".into(), &1200.into())
+        );
         assert_eq!((&thinker["batch_id"], &thinker["batch_size"]), (&3.into(), &2.into()));
         assert_eq!(
             (&thinker["audio_generated_frames"], &thinker["audio_duration_s"]),

@@ -65,8 +65,9 @@ struct Replica {
 struct LastError {
     /// The word of the HTTP error and of `/metrics`.
     reason: &'static str,
-    /// What happened.
-    message: String,
+    /// What happened; left out where the server has keys, since nobody needs one to read this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
     /// When, in seconds since 1970.
     at: f64,
 }
@@ -75,8 +76,23 @@ struct LastError {
 pub async fn stats(state: web::Data<AppState>) -> Result<HttpResponse, ApiError> {
     let stages = state.orchestrator.stages.send(GetStages).timeout(PATIENCE).await;
     let stages = stages.map_err(|_| ApiError::Unavailable)?;
-    let stages = stages.into_iter().map(Stage::from).collect();
-    Ok(HttpResponse::Ok().json(Stats { model: state.served.name().to_owned(), stages }))
+    let mut stats = Stats {
+        model: state.served.name().to_owned(),
+        stages: stages.into_iter().map(Stage::from).collect(),
+    };
+    if !state.api_keys.is_empty() {
+        stats.leave_messages_out();
+    }
+    Ok(HttpResponse::Ok().json(stats))
+}
+
+impl Stats {
+    fn leave_messages_out(&mut self) {
+        let replicas = self.stages.iter_mut().flat_map(|stage| &mut stage.replicas);
+        for error in replicas.filter_map(|replica| replica.last_error.as_mut()) {
+            error.message = None;
+        }
+    }
 }
 
 impl From<StageState> for Stage {
@@ -110,7 +126,7 @@ impl From<ReplicaState> for Replica {
 impl From<ReplicaError> for LastError {
     fn from(ReplicaError { reason, message, at }: ReplicaError) -> Self {
         let at = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        Self { reason, message, at }
+        Self { reason, message: Some(message), at }
     }
 }
 
@@ -142,8 +158,19 @@ mod tests {
         assert_eq!((replica.in_flight, replica.queue_depth), (Some(5), Some(2)));
         assert_eq!((replica.running, replica.waiting, replica.deferred), (Some(2), Some(1), Some(4)));
         assert_eq!(replica.kv_cache_usage, Some(0.25));
-        let error = replica.last_error.unwrap();
-        assert_eq!((error.reason, error.at), ("replica_panic", 1.5));
+        let error = replica.last_error.as_ref().unwrap();
+        assert_eq!(
+            (error.reason, error.message.as_deref(), error.at),
+            ("replica_panic", Some("it fell"), 1.5)
+        );
+        let stage = Stage { stage: 0, name: "s".into(), replicas: vec![replica] };
+        let mut stats = Stats { model: "m".into(), stages: vec![stage] };
+        stats.leave_messages_out();
+        let json = serde_json::to_value(&stats).unwrap();
+        assert_eq!(
+            json["stages"][0]["replicas"][0]["last_error"],
+            serde_json::json!({"reason": "replica_panic", "at": 1.5})
+        );
 
         // A stage without a scheduler works on what it has begun.
         let worker = WorkerState { scheduler: None, ..worker };

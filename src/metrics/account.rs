@@ -38,6 +38,10 @@ pub struct StageAccount {
     pub started: Option<Instant>,
     /// When it gave its first output, to the client or to the next stage; `None` if it gave none.
     pub first_output: Option<Instant>,
+    /// When it gave its last one.
+    pub last_output: Option<Instant>,
+    /// How many it gave.
+    pub outputs: u64,
     /// When the stage was done with it.
     pub done: Instant,
     /// When the replica let go of it, its last chunk having been handed over.
@@ -115,6 +119,14 @@ impl StageAccount {
     /// From there until its last chunk was handed over to the next stage.
     pub fn postprocess_time(&self) -> Duration {
         self.released.saturating_duration_since(self.done)
+    }
+
+    /// From its first output to its last.
+    pub fn output_time(&self) -> Duration {
+        match (self.first_output, self.last_output) {
+            (Some(first), Some(last)) => last.saturating_duration_since(first),
+            _ => Duration::ZERO,
+        }
     }
 
     /// Seconds that its sound plays.

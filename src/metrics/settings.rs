@@ -3,7 +3,7 @@
 use crate::metrics::definitions::{DEFAULT_OMNI_PREFIX, ENGINE_PREFIX};
 use crate::metrics::{MetricsError, StageDescription};
 
-/// Everything that the families of a server depend on.
+/// Everything that the metrics of a server depend on: its families, and what is logged.
 #[derive(Debug, Clone)]
 pub struct MetricsSettings {
     /// The served name of the model, the value of the label `model_name` everywhere.

@@ -203,6 +203,11 @@ impl<B: Convolution + InputRows> Stage for Code2WavStage<B> {
         self.planned.retain(|(id, _)| *id != request);
     }
 
+    fn counted(&self, request: RequestId) -> TokenCounts {
+        let input = self.utterances.get(&request).map_or(0, Utterance::codes_taken);
+        TokenCounts { input, output: 0 }
+    }
+
     fn plan(&mut self) -> Readiness {
         self.finish_decoded();
         let (quantizers, worth) = (self.quantizers(), self.worth());

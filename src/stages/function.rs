@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::engine::FinishReason;
 use crate::ids::RequestId;
+use crate::metrics::TokenCounts;
 use crate::stages::{
     Output, Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput, StageRequest,
     TextDelta, Ticket,
@@ -31,6 +32,8 @@ pub enum Emission {
     Client(Output),
     /// Data for the next stage.
     Next(Payload),
+    /// Tokens of the whole request that it took and gave so far, for its tables. The last ones count.
+    Counted(TokenCounts),
 }
 
 /// What a call of the function comes to.
@@ -195,6 +198,7 @@ impl<R: Respond> Stage for FunctionStage<R> {
                         report(match emission {
                             Emission::Client(output) => StageEvent::Client(output),
                             Emission::Next(payload) => StageEvent::Next(payload),
+                            Emission::Counted(tokens) => StageEvent::Counted(tokens),
                         });
                     }
                     if last {

@@ -27,7 +27,7 @@ pub enum StageEvent {
     Client(Output),
     /// Data for the next stage. The worker numbers the chunks.
     Next(Payload),
-    /// The tokens that it took and gave for the request, before it is finished; for the account of the request.
+    /// The tokens that it took and gave for the request, before it finished it or gave it up; for the account of the request.
     Counted(TokenCounts),
     /// This stage is done with the request; it holds no state of it any more.
     Finished(FinishReason),

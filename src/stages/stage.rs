@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::ids::RequestId;
-use crate::metrics::{ReplicaStats, SchedulerSnapshot};
+use crate::metrics::{ReplicaStats, SchedulerSnapshot, TokenCounts};
 use crate::stages::{StageError, StageOutput, StageRequest};
 use crate::transport::Chunk;
 
@@ -36,6 +36,13 @@ pub trait Stage: Send {
 
     /// Forgets a request, wherever it stands. Does nothing if it is not known.
     fn remove(&mut self, request: RequestId);
+
+    /// The tokens that it has taken and given so far of a request that it holds. Asked for before [`remove`](Self::remove),
+    /// for the account of the request.
+    fn counted(&self, request: RequestId) -> TokenCounts {
+        let _ = request;
+        TokenCounts::default()
+    }
 
     /// Decides what the next step works on, without starting it.
     fn plan(&mut self) -> Readiness;

@@ -30,11 +30,10 @@ pub(crate) struct PrometheusServer {
 }
 
 impl PrometheusServer {
-    /// Starts one that scrapes `/metrics` of each job's address twice a second; `None` if it is not installed.
+    /// Starts one that scrapes `/metrics` of each job's address every second; `None` if it is not installed.
     pub(crate) fn start(jobs: &[(&str, SocketAddr)]) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut config =
-            "global: {scrape_interval: 500ms, scrape_timeout: 500ms}\nscrape_configs:\n".to_owned();
+        let mut config = "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n".to_owned();
         for (job, address) in jobs {
             let _ = writeln!(config, "- {{job_name: {job}, static_configs: [{{targets: ['{address}']}}]}}");
         }

@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::client::{self, CHAT};
+use crate::client::{self, CHAT, COMPLETIONS};
 use crate::server::ServerProcess;
 use crate::tables::{Table, table};
-
-const COMPLETIONS: &str = "/v1/completions";
 
 fn spoken() -> Value {
     json!({
@@ -27,7 +25,7 @@ fn written(value: &Value) -> String {
     };
     let (integer, decimals) = text.split_once('.').map_or((text.as_str(), ""), |(whole, part)| (whole, part));
     let groups: Vec<&str> =
-        integer.as_bytes().rchunks(3).rev().map(|it| str::from_utf8(it).unwrap()).collect();
+        integer.as_bytes().rchunks(3).rev().map(|it| str::from_utf8(it).expect("digits")).collect();
     let point = if decimals.is_empty() { "" } else { "." };
     format!("{}{point}{decimals}", groups.join(","))
 }
@@ -37,14 +35,14 @@ fn check(metrics: &Value, usage: &Value, frames: u64) {
     let stages = metrics["stage_metrics"].as_object().expect("stages");
     assert_eq!(stages.keys().collect::<Vec<_>>(), ["0", "1", "2"]);
     let count = |stage: &str, name: &str| stages[stage][name].as_u64().expect("a count");
-    assert_eq!(count("0", "num_tokens_in"), usage["prompt_tokens"].as_u64().unwrap());
-    assert_eq!(count("0", "num_tokens_out"), usage["completion_tokens"].as_u64().unwrap());
+    assert_eq!(count("0", "num_tokens_in"), usage["prompt_tokens"].as_u64().expect("a count"));
+    assert_eq!(count("0", "num_tokens_out"), usage["completion_tokens"].as_u64().expect("a count"));
     // A talker's last code ends the speech and begins no frame; a vocoder takes all codes of the others.
     let codec_frames = count("1", "num_tokens_out") - 1;
     assert!(count("1", "num_tokens_in") > 0 && codec_frames > 0);
     assert!(count("2", "num_tokens_in").is_multiple_of(codec_frames), "{metrics}");
     assert_eq!((count("2", "num_tokens_out"), count("2", "audio_generated_frames")), (0, frames));
-    let seconds = frames as f64 / stages["2"]["audio_sample_rate"].as_f64().unwrap();
+    let seconds = frames as f64 / stages["2"]["audio_sample_rate"].as_f64().expect("a number");
     assert_eq!(stages["2"]["audio_duration_s"], seconds);
 
     let e2e = &metrics["e2e_metrics"];
@@ -93,7 +91,7 @@ fn a_stream_tells_what_it_took_on_its_last_chunk() {
     let (last, before) = events.split_last().expect("chunks");
     assert!(before.iter().all(|chunk| chunk.get("metrics").is_none()));
     assert_eq!(last["choices"], json!([]));
-    let frames = last["metrics"]["stage_metrics"]["2"]["audio_generated_frames"].as_u64().unwrap();
+    let frames = last["metrics"]["stage_metrics"]["2"]["audio_generated_frames"].as_u64().expect("a count");
     assert!(frames > 0);
     check(&last["metrics"], &last["usage"], frames);
 
@@ -125,7 +123,7 @@ fn completions_tell_what_one_prompt_took_and_refuse_to_for_several() {
 fn the_tables_in_the_log_have_the_numbers_of_the_answer() {
     let server = ServerProcess::start(&["--log-stats"]);
     let answer = client::post(server.address, CHAT, &spoken()).json();
-    let id = answer["id"].as_str().unwrap().strip_prefix("chatcmpl-").unwrap();
+    let id = answer["id"].as_str().expect("text").strip_prefix("chatcmpl-").expect("an id");
     let metrics = &answer["metrics"];
     let title = format!("[TransferEdgeStats [request_id={id}]]");
     let until = Instant::now() + Duration::from_secs(20);
@@ -158,7 +156,7 @@ fn the_tables_in_the_log_have_the_numbers_of_the_answer() {
     assert_eq!(overall["e2e_requests"], ["1"]);
     assert_eq!(overall["e2e_wall_time_ms"], request["e2e_total_ms"]);
     assert_eq!(overall["e2e_total_tokens"], request["e2e_total_tokens"]);
-    let number = |name: &str| overall[name][0].replace(',', "").parse::<f64>().unwrap();
+    let number = |name: &str| overall[name][0].replace(',', "").parse::<f64>().expect("a number");
     let rate = number("e2e_total_tokens") * 1e3 / number("e2e_wall_time_ms");
     assert!((number("e2e_avg_tokens_per_s") / rate - 1.0).abs() < 1e-3);
     for stage in 0..3 {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use omni_actors::metrics::{ReplicaStats, SchedulerSnapshot};
+use omni_actors::metrics::{ReplicaStats, SchedulerSnapshot, TokenCounts};
 use omni_actors::stages::{Poll, Readiness, Stage, StageError, StageOutput, StageRequest, Ticket};
 use omni_actors::transport::Chunk;
 use omni_actors::{Registry, RequestId};
@@ -109,6 +109,10 @@ impl<S: Surroundings> Stage for Surrounded<S> {
 
     fn wake_at(&self) -> Option<Instant> {
         if self.held_up { Some(Instant::now() + LOOK_AGAIN) } else { self.inner.wake_at() }
+    }
+
+    fn counted(&self, request: RequestId) -> TokenCounts {
+        self.inner.counted(request)
     }
 
     fn scheduler(&self) -> Option<SchedulerSnapshot> {

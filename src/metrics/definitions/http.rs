@@ -1,5 +1,5 @@
 //! Families of the HTTP server, with the names that dashboards of Python servers know. They exist with statistics alone
-//! and tell nothing of the routes for the people who run the server: `/health`, `/metrics`, `/ping`, `/version`.
+//! and tell nothing of the routes for the people who run the server: `/health`, `/metrics`, `/ping`, `/stats`, `/version`.
 
 use super::labels::{HANDLER, METHOD, STATUS};
 use super::{Definition, Kind, Namespace, Unit, buckets};

@@ -50,7 +50,7 @@ fn with_commas(number: String) -> String {
     let sign = number.len() - digits.len();
     for (place, digit) in number.chars().enumerate() {
         let before = place.checked_sub(sign).filter(|&before| before > 0 && before < integer);
-        if before.is_some_and(|before| (integer - before) % 3 == 0) {
+        if before.is_some_and(|before| (integer - before).is_multiple_of(3)) {
             written.push(',');
         }
         written.push(digit);
@@ -141,8 +141,8 @@ mod tests {
         assert_eq!(written(Value::Count(1_234_567_890)), "1,234,567,890");
         assert_eq!(written(Value::Real(0.0)), "0.000");
         assert_eq!(written(Value::Real(160.7451)), "160.745");
-        assert_eq!(written(Value::Real(138_089.9391)), "138,089.939");
-        assert_eq!(written(Value::Real(999_999.9999)), "1,000,000.000");
+        assert_eq!(written(Value::Real(138_089.939_1)), "138,089.939");
+        assert_eq!(written(Value::Real(999_999.999_9)), "1,000,000.000");
         assert_eq!(written(Value::Real(-1234.5)), "-1,234.500");
     }
 

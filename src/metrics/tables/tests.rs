@@ -28,6 +28,8 @@ fn stage(
         queued: after(start, queued),
         started: Some(done - Duration::from_secs_f64(generation / 1e3)),
         first_output: Some(done),
+        last_output: Some(done),
+        outputs: 1,
         done,
         released,
         reason: Some(FinishReason::Stop),
@@ -162,7 +164,7 @@ fn the_summary_of_a_batch_spans_all_of_its_requests() {
     let summary = Summary::of([&second, &example(start)]).unwrap();
     assert_eq!((summary.requests, summary.tokens), (2, 10_404));
     let near = |time: Duration, ms: f64| (time.as_secs_f64() * 1e3 - ms).abs() < 1e-3;
-    assert!(near(summary.wall, 51_299.133) && near(summary.average_time(), 25_649.5665));
+    assert!(near(summary.wall, 51_299.133) && near(summary.average_time(), 25_649.566_5));
     // From the first request that a stage was handed to the last that it let go of.
     let walls: Vec<Duration> = summary.stage_walls.values().copied().collect();
     assert!(near(walls[0], 20_192.289) && near(walls[1], 40_541.409) && near(walls[2], 10_207.496));

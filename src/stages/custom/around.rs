@@ -16,6 +16,11 @@ impl Around {
         Self(Arc::new(wrap))
     }
 
+    /// Puts this around what another one makes.
+    pub(super) fn outside(self, inner: Self) -> Self {
+        Self::new(move |stage| (self.0)((inner.0)(stage)))
+    }
+
     /// Builds what stands in the place of the stages that `inner` builds.
     pub(super) fn factory(&self, inner: StageFactory) -> StageFactory {
         let wrap = self.0.clone();

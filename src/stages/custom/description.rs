@@ -12,7 +12,7 @@ use super::context::StageContext;
 use super::settings::{self, SettingsError};
 use crate::config::StageDeploy;
 use crate::ids::{RequestId, StageId};
-use crate::metrics::{MetricFamily, Recorder, ReplicaStats, SchedulerSnapshot};
+use crate::metrics::{MetricFamily, Recorder, ReplicaStats, SchedulerSnapshot, TokenCounts};
 use crate::stages::{
     Modality, Poll, Readiness, Stage, StageError, StageOutput, StageRequest, StageTrial, Ticket,
 };
@@ -162,6 +162,10 @@ impl Stage for RecordedStage {
 
     fn remove(&mut self, request: RequestId) {
         self.stage.remove(request);
+    }
+
+    fn counted(&self, request: RequestId) -> TokenCounts {
+        self.stage.counted(request)
     }
 
     fn plan(&mut self) -> Readiness {

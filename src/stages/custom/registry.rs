@@ -95,13 +95,18 @@ impl Registry {
 
     /// Puts something around a stage of the model, such as `thinker`: `around` is given every life of every replica of it,
     /// and what it makes of that stands in its place. So a program looks at what a stage does, or delays it, or has it
-    /// fail in a test. What is put around the same stage later takes the place of what was before.
+    /// fail in a test. What is put around the same stage later stands around what was before.
     pub fn around(
         &mut self,
         stage: &str,
         around: impl Fn(Box<dyn Stage>) -> Box<dyn Stage> + Send + Sync + 'static,
     ) {
-        self.arounds.insert(stage.to_owned(), Around::new(around));
+        let around = Around::new(around);
+        let around = match self.arounds.remove(stage) {
+            Some(inner) => around.outside(inner),
+            None => around,
+        };
+        self.arounds.insert(stage.to_owned(), around);
     }
 
     /// Says where the stages stand, in the YAML of a deploy file. It is taken where the command line names no file.

@@ -78,6 +78,8 @@ pub struct LlmStage<M> {
     spans: Vec<ScheduledSpan>,
     /// The same as rows, for the model.
     batch: StepBatch,
+    /// Requests that it takes up for the first time.
+    started: Vec<RequestId>,
     /// Its rows whose token is in flight.
     chained: Vec<ChainedRow>,
     /// Steps launched and not collected, oldest first.
@@ -101,6 +103,8 @@ struct StepInFlight {
     ticket: Ticket,
     /// The sequence that each logit row continues.
     sampled: Vec<SequenceKey>,
+    /// Requests that it takes up for the first time.
+    started: Vec<RequestId>,
 }
 
 /// A request: its choices, and how those that ended did.
@@ -141,6 +145,7 @@ impl<M: StepModel> LlmStage<M> {
             generations: HashMap::default(),
             spans: Vec::new(),
             batch: StepBatch::default(),
+            started: Vec::new(),
             chained: Vec::new(),
             in_flight: VecDeque::new(),
             hashes: Vec::new(),
@@ -193,7 +198,7 @@ impl<M: StepModel> LlmStage<M> {
         }
     }
 
-    /// Reports the requests that this step takes up for the first time.
+    /// Notes the requests that this step takes up for the first time.
     fn note_started(&mut self) {
         for span in self.spans.iter().filter(|span| span.first) {
             let Some(generation) = self.generations.get(&span.key) else { continue };
@@ -205,7 +210,7 @@ impl<M: StepModel> LlmStage<M> {
                 statistics.looked_up(id, span.start);
             }
             if !std::mem::replace(&mut request.started, true) {
-                self.outputs.push(StageOutput { request: id, event: StageEvent::Started });
+                self.started.push(id);
                 if let Some(statistics) = &mut self.statistics {
                     statistics.scheduled(id);
                 }
@@ -233,7 +238,11 @@ impl<M: StepModel> LlmStage<M> {
         }
         let ticket = Ticket(self.steps);
         self.steps += 1;
-        self.in_flight.push_back(StepInFlight { ticket, sampled });
+        self.in_flight.push_back(StepInFlight {
+            ticket,
+            sampled,
+            started: std::mem::take(&mut self.started),
+        });
         Ok(ticket)
     }
 
@@ -279,8 +288,11 @@ impl<M: StepModel> LlmStage<M> {
                 if let Some(statistics) = &mut self.statistics {
                     statistics.corrupted();
                 }
+                let counted = StageEvent::Counted(self.counted(id));
                 self.remove(id);
-                self.outputs.push(StageOutput { request: id, event: StageEvent::Failed(error) });
+                for event in [counted, StageEvent::Failed(error)] {
+                    self.outputs.push(StageOutput { request: id, event });
+                }
             }
         }
     }
@@ -378,6 +390,13 @@ impl<M: StepModel> Stage for LlmStage<M> {
         }
     }
 
+    fn counted(&self, request: RequestId) -> TokenCounts {
+        let Some(state) = self.requests.get(&request) else { return TokenCounts::default() };
+        let going_on = state.sequences.iter().filter_map(|key| self.generations.get(key));
+        let output = state.tokens.output + going_on.map(Generation::generated).sum::<u64>();
+        TokenCounts { output, ..state.tokens }
+    }
+
     fn plan(&mut self) -> Readiness {
         self.spans.clear();
         self.scheduler.plan(&mut self.spans);
@@ -407,8 +426,13 @@ impl<M: StepModel> Stage for LlmStage<M> {
         if oldest {
             match self.model.collect(wait)? {
                 Some(outcome) => {
-                    let sampled = self.in_flight.pop_front().map(|step| step.sampled).unwrap_or_default();
-                    self.take_chosen(&sampled, outcome)?;
+                    if let Some(step) = self.in_flight.pop_front() {
+                        let started = step.started.into_iter();
+                        self.outputs.extend(
+                            started.map(|request| StageOutput { request, event: StageEvent::Started }),
+                        );
+                        self.take_chosen(&step.sampled, outcome)?;
+                    }
                     if let Some(statistics) = &mut self.statistics {
                         statistics.step();
                     }

@@ -16,7 +16,7 @@ use crate::engine::{
     BlockPool, Draw, FinishReason, Sampler, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey,
 };
 use crate::ids::{RequestId, StageId};
-use crate::metrics::{ReplicaStats, SchedulerSnapshot};
+use crate::metrics::{ReplicaStats, SchedulerSnapshot, TokenCounts};
 use crate::models::qwen3_omni::{
     CodePredictor, CodePredictorWorkspace, FrameStart, OmniConfig, ReplyText, Talker, TalkerConfig,
     TalkerPrompt, TalkerRow, TalkerWorkspace,
@@ -187,8 +187,11 @@ impl<B: InputRows> TalkerStage<B> {
         if let Some(statistics) = &mut self.statistics {
             statistics.corrupted();
         }
+        let counted = StageEvent::Counted(self.counted(id));
         self.remove(id);
-        self.outputs.push(StageOutput { request: id, event: StageEvent::Failed(error) });
+        for event in [counted, StageEvent::Failed(error)] {
+            self.outputs.push(StageOutput { request: id, event });
+        }
     }
 
     /// Lays the planned spans out as rows, and reports the requests that are taken up for the first time.
@@ -247,11 +250,13 @@ impl<B: InputRows> TalkerStage<B> {
                 }
             };
             speech.history.push(code);
-            if let Some(statistics) = &mut self.statistics {
-                statistics.token(id, 0, now);
-            }
             match speech.ending(code, end_of_speech, self.settings.max_model_len) {
-                Some(reason) => self.finish(id, reason),
+                Some(reason) => {
+                    if let Some(statistics) = &mut self.statistics {
+                        statistics.token(id, 0, now);
+                    }
+                    self.finish(id, reason);
+                }
                 None => begun.push(Begun { request: id, start: FrameStart { state_row, code } }),
             }
         }
@@ -367,6 +372,10 @@ impl<B: InputRows> Stage for TalkerStage<B> {
         }
     }
 
+    fn counted(&self, request: RequestId) -> TokenCounts {
+        self.speeches.get(&request).map(Speech::tokens).unwrap_or_default()
+    }
+
     fn plan(&mut self) -> Readiness {
         self.spans.clear();
         self.scheduler.plan(&mut self.spans);
@@ -390,6 +399,8 @@ impl<B: InputRows> Stage for TalkerStage<B> {
             if !begun.is_empty() {
                 self.complete_frames(&begun)?;
                 if let Some(statistics) = &mut self.statistics {
+                    let now = Instant::now();
+                    begun.iter().for_each(|begun| statistics.token(begun.request, 0, now));
                     let predictor = &self.models.predictor;
                     statistics.worked(|bytes_per_weight| predictor.work(begun.len(), bytes_per_weight));
                 }
