@@ -11,14 +11,21 @@
 //! [`TileUnit`] is what is asked of the processor. A model of it in plain arithmetic stands beside the instructions, so
 //! that all but these is tested on any machine.
 
+mod instructions;
+#[cfg(test)]
+mod model;
 mod pack;
 mod product;
+mod task;
 #[cfg(test)]
 mod tests;
+mod transpose;
 mod unit;
 
+use std::sync::OnceLock;
+
+pub(super) use instructions::Instructions;
 pub(super) use product::multiply;
-pub(super) use unit::{Instructions, is_available};
 
 /// Inner positions of a step: what one instruction sums.
 const STEP: usize = 32;
@@ -31,3 +38,9 @@ const TILE_ROWS: usize = 16;
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line<T, const N: usize>([T; N]);
+
+/// Whether the processor has the tiles and the system lets the process use them, which is asked for once.
+pub(super) fn is_available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(instructions::request)
+}
