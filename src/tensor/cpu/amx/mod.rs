@@ -9,8 +9,9 @@
 //! as the instruction does (Intel, Instruction Set Extensions Programming Reference, `TDPBF16PS`).
 //!
 //! [`TileUnit`] is what is asked of the processor. A model of it in plain arithmetic stands beside the instructions, so
-//! that all but these is tested on any machine.
+//! that all but these is tested on any machine; the instructions themselves are tried before they are used.
 
+mod check;
 mod instructions;
 #[cfg(test)]
 mod model;
@@ -39,8 +40,20 @@ const TILE_ROWS: usize = 16;
 #[repr(C, align(64))]
 struct Line<T, const N: usize>([T; N]);
 
-/// Whether the processor has the tiles and the system lets the process use them, which is asked for once.
+/// Whether the processor has the tiles, the system lets the process use them, and they multiply as they should, which is
+/// found out once. Where they do not, a warning says so.
 pub(super) fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(instructions::request)
+    *AVAILABLE.get_or_init(|| {
+        if !instructions::request() {
+            return false;
+        }
+        let good = check::multiplies::<Instructions>();
+        if !good {
+            tracing::warn!(
+                "AMX is not used: this processor's tiles do not give the products that they should"
+            );
+        }
+        good
+    })
 }

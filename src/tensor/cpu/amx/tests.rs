@@ -1,11 +1,13 @@
 //! Tiles against the plain form with rounded activations, and the instructions against their model.
+#![allow(unsafe_code)]
 
 use half::bf16;
 
+use super::check::multiplies;
 use super::instructions::{self, Instructions};
 use super::model::Model;
 use super::product::multiply;
-use super::unit::TileUnit;
+use super::unit::{TileUnit, Tiles};
 use crate::tensor::cpu::matmul::{Product, Rows};
 use crate::tensor::cpu::memory::{CpuBuffer, CpuMatrix};
 use crate::tensor::cpu::tests::{noise, weight};
@@ -101,12 +103,50 @@ fn pairs_go_to_the_products_of_their_experts_on_tiles() {
     assert!(together[4 * out..][..out].iter().all(|value| *value == 0.0), "nobody chose pair 4");
 }
 
+/// A unit that is wrong in one way.
+struct Wrong<const WAY: usize>;
+
+// SAFETY: touches what the model does.
+unsafe impl<const WAY: usize> TileUnit for Wrong<WAY> {
+    const VECTORS: Isa = Isa::Plain;
+
+    unsafe fn configure(height: usize) {
+        // SAFETY: as for this function.
+        unsafe { Model::configure(height) }
+    }
+
+    unsafe fn multiply(tiles: Tiles) {
+        // SAFETY: as for this function.
+        unsafe {
+            Model::multiply(tiles);
+            let sum = &mut (*tiles.sums)[5];
+            match WAY {
+                // As if a sum were kept as bf16.
+                0 => *sum = bf16::from_f32(*sum).to_f32(),
+                // In the last bit, and only where there are many rows.
+                1 if tiles.height == 16 => *sum = sum.next_up(),
+                _ => {}
+            }
+        }
+    }
+
+    unsafe fn release() {}
+}
+
+#[test]
+fn a_unit_that_rounds_sums_or_whose_rows_depend_on_their_number_fails_its_trial() {
+    assert!(multiplies::<Model>());
+    assert!(!multiplies::<Wrong<0>>());
+    assert!(!multiplies::<Wrong<1>>());
+}
+
 #[test]
 fn the_instructions_do_what_their_model_says() {
     if !instructions::request() {
         println!("skipped: this processor has no AMX, or the system does not let it be used");
         return;
     }
+    assert!(multiplies::<Instructions>());
     assert!(Isa::available().contains(&Isa::Amx) || !Isa::available().contains(&Isa::Avx512));
     let (mut elements, mut differ) = (0, 0);
     for (rows, inner, out) in SHAPES {
