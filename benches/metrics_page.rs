@@ -9,7 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use omni_actors::StageId;
-use omni_actors::metrics::{Ledger, MetricsSettings, OmniPrefix, StageDescription, TextFormat};
+use omni_actors::metrics::{Inference, Ledger, MetricsSettings, OmniPrefix, StageDescription, TextFormat};
 
 /// A thinker of 64 replicas, and a talker and a vocoder that they share.
 fn ledger() -> Ledger {
@@ -26,6 +26,7 @@ fn ledger() -> Ledger {
         omni_prefix: OmniPrefix::default(),
         log_stats: true,
         kv_cache_metrics: true,
+        inference: Inference::Online,
         stages: vec![
             stage(0, 64, Some(65_536), false),
             stage(1, 1, Some(65_536), false),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use omni_actors::actors::messages::{
-    Abort, AbortCause, OmniRequest, Rejection, RequestEvent, RequestStream, Submit,
+    Abort, AbortCause, GetStages, OmniRequest, Rejection, RequestEvent, RequestStream, Submit,
 };
 use omni_actors::actors::runtime::{Runtime, RuntimeOptions};
 use omni_actors::engine::{FinishReason, SamplingParams};
@@ -85,13 +85,8 @@ async fn start_with(stages: Vec<StageSpec>, options: RuntimeOptions) -> Runtime 
     runtime
 }
 
-async fn submit(
-    runtime: &Runtime,
-    text: &str,
-    modalities: &[Modality],
-) -> Result<(RequestId, RequestStream), Rejection> {
-    let (events, stream) = mpsc::channel(4096);
-    let request = OmniRequest {
+fn request(text: &str, modalities: &[Modality]) -> OmniRequest {
+    OmniRequest {
         arrived: Instant::now(),
         external_id: "test".into(),
         prompt: Arc::new(Prompt { text: text.into(), ..Prompt::default() }),
@@ -100,7 +95,23 @@ async fn submit(
         modalities: modalities.to_vec(),
         priority: 0,
         streamed: true,
-    };
+        measured: false,
+    }
+}
+
+async fn submit(
+    runtime: &Runtime,
+    text: &str,
+    modalities: &[Modality],
+) -> Result<(RequestId, RequestStream), Rejection> {
+    submit_request(runtime, request(text, modalities)).await
+}
+
+async fn submit_request(
+    runtime: &Runtime,
+    request: OmniRequest,
+) -> Result<(RequestId, RequestStream), Rejection> {
+    let (events, stream) = mpsc::channel(4096);
     let id = runtime.orchestrator.send(Submit { request, events }).await.expect("orchestrator lives")?;
     Ok((id, stream))
 }
@@ -322,6 +333,39 @@ async fn a_panic_takes_the_replicas_own_requests_along_and_the_replica_comes_bac
         let (_, stream) = submit(&runtime, "fine", &[Modality::Text]).await.expect("admitted");
         assert_eq!(collect(stream).await.last(), Some(&RequestEvent::Finished(FinishReason::Stop)));
     }
+    // Whoever asks how the replicas are learns what happened to the one, in its life before.
+    let stages = runtime.orchestrator.send(GetStages).await.expect("the orchestrator is there");
+    let replicas = &stages[0].replicas;
+    let fallen = replicas.iter().find(|replica| replica.last_error.is_some()).expect("one that fell");
+    let (life, error) = (fallen.life.expect("it is back"), fallen.last_error.as_ref().expect("an error"));
+    assert_eq!((life.epoch.0, error.reason), (1, "replica_panic"));
+    assert!(error.message.contains("told to"), "{}", error.message);
+    assert_eq!(replicas.iter().filter(|replica| replica.life.is_some()).count(), 2);
+}
+
+#[actix_rt::test]
+async fn what_a_request_took_is_told_before_its_end_if_it_is_asked_for() {
+    let runtime = start(vec![
+        stage("words", Some(Modality::Text), 1, words),
+        stage("speak", Some(Modality::Audio), 1, speak),
+    ])
+    .await;
+    let request = request("a good word", &[Modality::Audio]);
+    let (_, stream) =
+        submit_request(&runtime, OmniRequest { measured: true, ..request }).await.expect("admitted");
+    let events = collect(stream).await;
+    let [.., RequestEvent::Measured(account), RequestEvent::Finished(reason)] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(account.reason, *reason);
+    let [words, speech] = &account.stages[..] else { panic!("{account:?}") };
+    assert!(account.arrived <= words.queued && words.started.is_some() && speech.released <= account.ended);
+    let edge = speech.input.expect("words came over the edge");
+    assert_eq!((edge.from, edge.to), (words.replica.stage, speech.replica.stage));
+    assert!(edge.size_bytes > 0 && words.input.is_none() && speech.audio_frames > 0);
+
+    let (_, stream) = submit(&runtime, "a good word", &[Modality::Audio]).await.expect("admitted");
+    assert!(!collect(stream).await.iter().any(|event| matches!(event, RequestEvent::Measured(_))));
 }
 
 #[actix_rt::test]
@@ -365,16 +409,7 @@ async fn a_slow_stage_holds_its_feeder_up_and_loses_no_chunk() {
         start(vec![stage("words", None, 1, words), stage("slow", Some(Modality::Audio), 1, slow)]).await;
     let text: Vec<_> = (0..3000).map(|word| word.to_string()).collect();
     let (events, stream) = mpsc::channel(10_000);
-    let request = OmniRequest {
-        arrived: Instant::now(),
-        external_id: "test".into(),
-        prompt: Arc::new(Prompt { text: text.join(" "), ..Prompt::default() }),
-        choices: 1,
-        sampling: Vec::new(),
-        modalities: vec![Modality::Audio],
-        priority: 0,
-        streamed: true,
-    };
+    let request = request(&text.join(" "), &[Modality::Audio]);
     runtime.orchestrator.send(Submit { request, events }).await.expect("lives").expect("admitted");
     assert_eq!(spoken(&collect(stream).await), text);
     assert_nothing_held(&runtime).await;

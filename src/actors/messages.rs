@@ -4,7 +4,7 @@
 //! [`crate::transport`], and outputs from a worker straight into the client's [`RequestStream`].
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use actix::prelude::*;
 use thiserror::Error;
@@ -12,9 +12,10 @@ use tokio::sync::mpsc;
 
 use crate::actors::replica::ReplicaActor;
 use crate::actors::worker::WorkerHandle;
+use crate::actors::worker_state::WorkerState;
 use crate::engine::{FinishReason, SamplingParams};
-use crate::ids::{ReplicaKey, RequestId, StageId};
-use crate::metrics::{Exposition, StatEvent, StatsPort};
+use crate::ids::{Epoch, ReplicaId, ReplicaKey, RequestId, StageId};
+use crate::metrics::{Exposition, RequestAccount, StageAccount, StatEvent, StatsPort};
 use crate::stages::{Modality, Output, Prompt, StageError, StageRequest};
 use crate::transport::EdgeSender;
 
@@ -37,6 +38,8 @@ pub struct OmniRequest {
     pub priority: i32,
     /// Whether the client gets the answer as it is made.
     pub streamed: bool,
+    /// Whether [`RequestEvent::Measured`] comes before the end, also where no statistics are kept.
+    pub measured: bool,
 }
 
 /// HTTP → orchestrator: admit this request, bind its route and start it.
@@ -91,6 +94,8 @@ pub struct StageDone {
     pub replica: ReplicaKey,
     /// How it ended there.
     pub outcome: StageOutcome,
+    /// What it took, if statistics are on or the client asked for it.
+    pub account: Option<Box<StageAccount>>,
 }
 
 /// How a request ended in one replica.
@@ -123,6 +128,8 @@ pub struct Job {
     pub passes_output_on: bool,
     /// Whether chunks go there as they are made. If not, all of them go when this stage is done.
     pub async_chunk: bool,
+    /// Whether an account of it is kept also where no statistics are.
+    pub measured: bool,
 }
 
 /// The replica cannot take the request: it is gone, or its queue is full.
@@ -247,6 +254,55 @@ pub struct Held {
     pub jobs: usize,
 }
 
+/// Anyone → orchestrator: how is each replica?
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Vec<StageState>")]
+pub struct GetStages;
+
+/// The replicas of a stage at this moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageState {
+    /// Which stage.
+    pub stage: StageId,
+    /// What it is called.
+    pub name: String,
+    /// All that it should have, in order.
+    pub replicas: Vec<ReplicaState>,
+}
+
+/// A replica at this moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplicaState {
+    /// Which one.
+    pub replica: ReplicaId,
+    /// Its present life; `None` while there is none.
+    pub life: Option<ReplicaLife>,
+    /// The last thing that went wrong there and was not the client's fault, in whatever life.
+    pub last_error: Option<ReplicaError>,
+}
+
+/// The present life of a replica.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReplicaLife {
+    /// Lives before it.
+    pub epoch: Epoch,
+    /// Requests that its worker holds or has queued.
+    pub jobs: usize,
+    /// How far its worker was after its last step.
+    pub worker: WorkerState,
+}
+
+/// Something that went wrong in a replica.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplicaError {
+    /// A stable word: the one in the HTTP error body and on `/metrics`.
+    pub reason: &'static str,
+    /// What happened, for people.
+    pub message: String,
+    /// When.
+    pub at: SystemTime,
+}
+
 /// Server → orchestrator: take no new requests from now on.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
@@ -278,6 +334,8 @@ pub struct Scrape;
 pub enum RequestEvent {
     /// Output of a stage.
     Output(Output),
+    /// What it took, before it is finished, if that was asked for.
+    Measured(Arc<RequestAccount>),
     /// Terminal: all stages are done.
     Finished(FinishReason),
     /// Terminal: a stage failed, or the replica died.

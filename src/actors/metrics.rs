@@ -15,8 +15,10 @@ use tokio::sync::oneshot;
 
 use crate::actors::messages::{Record, RegisterReplica, Scrape};
 use crate::ids::{ReplicaId, ReplicaKey, StageId};
+use crate::metrics::tables;
 use crate::metrics::{
-    Exposition, FlushRequest, Ledger, MetricsError, MetricsSettings, StatEvent, StatsPort, StatsSender,
+    Exposition, FlushRequest, Inference, Ledger, MetricsError, MetricsSettings, StatEvent, StatsPort,
+    StatsSender,
 };
 
 /// How long a scrape waits for reports. One that comes later is in the next scrape.
@@ -35,6 +37,8 @@ pub struct MetricsActor {
     ledger: Ledger,
     /// Whether statistics are kept.
     log_stats: bool,
+    /// Where requests come from.
+    inference: Inference,
     /// How the present life of each replica is asked to report.
     ports: HashMap<(StageId, ReplicaId), Port>,
     /// Scrapes that wait for reports.
@@ -64,10 +68,11 @@ struct WaitingScrape {
 impl MetricsActor {
     /// An actor with its families set up.
     pub fn new(settings: MetricsSettings) -> Result<Self, MetricsError> {
-        let log_stats = settings.log_stats;
+        let (log_stats, inference) = (settings.log_stats, settings.inference);
         Ok(Self {
             ledger: Ledger::new(settings)?,
             log_stats,
+            inference,
             ports: HashMap::new(),
             scrapes: Vec::new(),
             waiting_events: Arc::default(),
@@ -139,6 +144,7 @@ impl MetricsActor {
             }
             StatEvent::Replica(_)
             | StatEvent::Pipeline(_)
+            | StatEvent::Account(_)
             | StatEvent::Http(_)
             | StatEvent::Scraped { .. }
             | StatEvent::ReplicaUp(_) => {}
@@ -166,6 +172,13 @@ impl Handler<Record> for MetricsActor {
         let _ = self.waiting_events.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
         if let Err(error) = self.ledger.apply(&event, Instant::now()) {
             tracing::error!(reason = error.reason(), %error, "a stat event was not fully applied");
+        }
+        if let StatEvent::Account(account) = &event {
+            let tables = match self.inference {
+                Inference::Online => tables::of_request(account),
+                Inference::Offline => tables::of_request_in_batch(account),
+            };
+            tracing::info!("\n{tables}");
         }
         self.note_report(&event);
     }

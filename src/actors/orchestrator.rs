@@ -5,21 +5,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix::prelude::*;
 use futures_util::future::join_all;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::actors::messages::{
-    Abort, AbortAll, AbortCause, Begin, Drain, ExitCause, GetHealth, GetHeld, Health, Held, Job, OmniRequest,
-    Rejection, RemoveCancelled, ReplicaDown, ReplicaUp, RequestError, RequestEvent, RequestSink, StageDone,
-    StageOutcome, StageStarted, Submit, Unavailable,
+    Abort, AbortAll, AbortCause, Begin, Drain, ExitCause, GetHealth, GetHeld, GetStages, Health, Held, Job,
+    OmniRequest, Rejection, RemoveCancelled, ReplicaDown, ReplicaError, ReplicaLife, ReplicaState, ReplicaUp,
+    RequestError, RequestEvent, RequestSink, StageDone, StageOutcome, StageStarted, StageState, Submit,
+    Unavailable,
 };
 use crate::actors::pool::{LiveReplica, Pool};
 use crate::engine::FinishReason;
-use crate::ids::{ReplicaKey, RequestId, StageId};
-use crate::metrics::{PipelineEvent, StatEvent, StatsSender};
+use crate::ids::{ReplicaId, ReplicaKey, RequestId, StageId};
+use crate::metrics::{PipelineEvent, RequestAccount, StageAccount, StatEvent, StatsSender};
 use crate::stages::{Cancellation, Modality, Pipeline, StageError, StageInput, StageRequest};
 
 /// A replica that has not removed a cancelled request after this long is taken for stuck; the request ends without it.
@@ -39,11 +40,15 @@ pub struct Orchestrator {
     draining: bool,
     /// Stages of which a replica could not be built, and none came up since.
     not_built: BTreeMap<StageId, StageError>,
+    /// The last thing that went wrong in each replica.
+    last_errors: BTreeMap<(StageId, ReplicaId), ReplicaError>,
     statistics: StatsSender,
 }
 
 /// A request between admission and its terminal event.
 struct Request {
+    /// What the client calls it.
+    external_id: String,
     arrived: Instant,
     events: RequestSink,
     cancelled: Cancellation,
@@ -52,12 +57,16 @@ struct Request {
     fate: Fate,
     /// When its fate was decided before its stages were done.
     ending_since: Option<Instant>,
+    /// Whether the client is told what it took.
+    measured: bool,
 }
 
 /// A replica that a request is bound to.
 struct Bound {
     replica: LiveReplica,
     progress: Progress,
+    /// What it took there, once it is done, if that was noted.
+    account: Option<Box<StageAccount>>,
 }
 
 /// How far a replica is with a request.
@@ -94,6 +103,7 @@ impl Orchestrator {
             max_requests,
             draining: false,
             not_built: BTreeMap::new(),
+            last_errors: BTreeMap::new(),
             statistics,
         }
     }
@@ -120,19 +130,21 @@ impl Orchestrator {
         let id = RequestId(self.next_id);
         self.next_id += 1;
         let entry = Request {
+            external_id: request.external_id,
             arrived: request.arrived,
             events,
             cancelled: Cancellation::default(),
             route,
             fate: Fate::Open,
             ending_since: None,
+            measured: request.measured,
         };
         self.tell(|| PipelineEvent::Accepted {
             request: id,
             route: entry.route.iter().map(|bound| bound.replica.key).collect(),
         });
+        tracing::debug!(request = %id, external_id = entry.external_id, stages, "request accepted");
         self.requests.insert(id, entry);
-        tracing::debug!(request = %id, external_id = request.external_id, stages, "request accepted");
         Ok(id)
     }
 
@@ -232,14 +244,23 @@ impl Orchestrator {
         }
     }
 
+    /// Notes what went wrong in a replica.
+    fn note_error(&mut self, key: ReplicaKey, reason: &'static str, message: String) {
+        let error = ReplicaError { reason, message, at: SystemTime::now() };
+        self.last_errors.insert((key.stage, key.replica), error);
+    }
+
     /// Notes that a replica is done with a request.
     fn replica_done(&mut self, id: RequestId, key: ReplicaKey, outcome: StageOutcome) {
         if let StageOutcome::Failed(error) = &outcome {
             let failure = RequestError::in_stage(key.stage, error);
+            if !failure.client_fault {
+                self.note_error(key, failure.reason, failure.message.clone());
+            }
             self.end(id, Fate::Failed(failure));
         }
         let Some(entry) = self.requests.get_mut(&id) else { return };
-        if let Some(bound) = entry.route.iter_mut().find(|bound| bound.replica.key == key) {
+        if let Some(bound) = entry.bound_to(key) {
             bound.progress = Progress::Done(outcome);
         }
         self.settle(id);
@@ -251,12 +272,13 @@ impl Orchestrator {
         if !entry.route.iter().all(Bound::is_done) {
             return;
         }
-        let Some(entry) = self.requests.remove(&id) else { return };
+        let Some(mut entry) = self.requests.remove(&id) else { return };
         for bound in &entry.route {
             if let Some(pool) = self.pools.get_mut(usize::from(bound.replica.key.stage.0)) {
                 pool.release(bound.replica.key);
             }
         }
+        let account = (entry.measured || self.statistics.is_on()).then(|| Arc::new(entry.take_account()));
         let terminal = entry.terminal_event();
         self.tell(|| PipelineEvent::Ended {
             request: id,
@@ -264,11 +286,21 @@ impl Orchestrator {
             detail: entry.detail(),
             e2e_seconds: entry.arrived.elapsed().as_secs_f64(),
         });
+        if let Some(account) = &account {
+            self.statistics.send(|| StatEvent::Account(account.clone()));
+        }
         tracing::debug!(request = %id, event = ?terminal, ms = entry.arrived.elapsed().as_millis() as u64, "request ended");
-        if let Err(TrySendError::Full(terminal)) = entry.events.try_send(terminal) {
-            actix::spawn(async move {
-                let _ = tokio::time::timeout(TERMINAL_DEADLINE, entry.events.send(terminal)).await;
-            });
+        let measured = account.filter(|_| entry.measured).map(RequestEvent::Measured);
+        let mut last = measured.into_iter().chain([terminal]);
+        while let Some(event) = last.next() {
+            if let Err(TrySendError::Full(event)) = entry.events.try_send(event) {
+                actix::spawn(async move {
+                    for event in [event].into_iter().chain(last) {
+                        let _ = tokio::time::timeout(TERMINAL_DEADLINE, entry.events.send(event)).await;
+                    }
+                });
+                return;
+            }
         }
     }
 }
@@ -276,6 +308,10 @@ impl Orchestrator {
 impl Request {
     fn bound_at(&self, stage: StageId) -> Option<ReplicaKey> {
         self.route.get(usize::from(stage.0)).map(|bound| bound.replica.key)
+    }
+
+    fn bound_to(&mut self, replica: ReplicaKey) -> Option<&mut Bound> {
+        self.route.iter_mut().find(|bound| bound.replica.key == replica)
     }
 
     /// The first reason other than `stop`, in stage order.
@@ -305,6 +341,17 @@ impl Request {
         }
     }
 
+    /// What it took, as far as its replicas said.
+    fn take_account(&mut self) -> RequestAccount {
+        RequestAccount {
+            reason: self.ended_as(),
+            request_id: std::mem::take(&mut self.external_id),
+            arrived: self.arrived,
+            ended: Instant::now(),
+            stages: self.route.iter_mut().filter_map(|bound| bound.account.take()).map(|it| *it).collect(),
+        }
+    }
+
     fn terminal_event(&self) -> RequestEvent {
         match &self.fate {
             Fate::Open => RequestEvent::Finished(self.finish_reason()),
@@ -316,7 +363,7 @@ impl Request {
 
 impl Bound {
     fn new(replica: LiveReplica) -> Self {
-        Self { replica, progress: Progress::NotBegun }
+        Self { replica, progress: Progress::NotBegun, account: None }
     }
 
     fn is_done(&self) -> bool {
@@ -361,6 +408,7 @@ impl Pipeline {
                     next: next.map(|bound| bound.replica.worker.chunks.clone()),
                     passes_output_on,
                     async_chunk: self.stages.get(index + 1).is_none_or(|next| next.async_chunk),
+                    measured: request.measured,
                 }
             })
             .collect()
@@ -436,7 +484,12 @@ impl Handler<StageDone> for Orchestrator {
     type Result = ();
 
     fn handle(&mut self, done: StageDone, _: &mut Self::Context) {
-        self.replica_done(done.request, done.replica, done.outcome);
+        let StageDone { request, replica, outcome, account } = done;
+        let bound = self.requests.get_mut(&request).and_then(|entry| entry.bound_to(replica));
+        if let Some(bound) = bound {
+            bound.account = account;
+        }
+        self.replica_done(request, replica, outcome);
     }
 }
 
@@ -461,6 +514,9 @@ impl Handler<ReplicaDown> for Orchestrator {
             if let (ExitCause::NotBuilt(error), true) = (&cause, pool.is_empty()) {
                 self.not_built.insert(key.stage, error.clone());
             }
+        }
+        if cause != ExitCause::Stopped {
+            self.note_error(key, cause.reason(), cause.to_string());
         }
         let bound = |entry: &Request| entry.bound_at(key.stage) == Some(key);
         let affected: Vec<_> =
@@ -495,6 +551,29 @@ impl Handler<GetHealth> for Orchestrator {
             not_built: self.not_built.iter().map(|(stage, error)| (*stage, error.clone())).collect(),
             draining: self.draining,
         }
+    }
+}
+
+impl Handler<GetStages> for Orchestrator {
+    type Result = MessageResult<GetStages>;
+
+    fn handle(&mut self, _: GetStages, _: &mut Self::Context) -> Self::Result {
+        let replica = |stage: StageId, pool: &Pool, replica: ReplicaId| ReplicaState {
+            replica,
+            life: pool.get(replica).map(|live| ReplicaLife {
+                epoch: live.key.epoch,
+                jobs: live.worker.jobs(),
+                worker: live.worker.state(),
+            }),
+            last_error: self.last_errors.get(&(stage, replica)).cloned(),
+        };
+        let stages = (0..).map(StageId).zip(&self.pipeline.stages).zip(&self.pools);
+        let states = stages.map(|((stage, spec), pool)| StageState {
+            stage,
+            name: spec.name.clone(),
+            replicas: (0..spec.replicas).map(|id| replica(stage, pool, ReplicaId(id))).collect(),
+        });
+        MessageResult(states.collect())
     }
 }
 

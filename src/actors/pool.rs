@@ -65,6 +65,11 @@ impl Pool {
         }
     }
 
+    /// The live replica with this id.
+    pub fn get(&self, replica: ReplicaId) -> Option<&LiveReplica> {
+        self.live.iter().find(|live| live.key.replica == replica)
+    }
+
     /// Bindings that are not released.
     pub fn bindings(&self) -> usize {
         self.live.iter().map(|replica| replica.bound).sum()

@@ -9,7 +9,7 @@ use crate::actors::messages::{AbortAll, AbortCause, Drain, GetHealth, GetHeld, H
 use crate::actors::metrics::MetricsActor;
 use crate::actors::orchestrator::Orchestrator;
 use crate::actors::supervisor::{Supervisor, SupervisorReports};
-use crate::metrics::{MetricsError, MetricsSettings, OmniPrefix, StatsSender};
+use crate::metrics::{Inference, MetricsError, MetricsSettings, OmniPrefix, StatsSender};
 use crate::stages::Pipeline;
 
 /// How long [`Runtime::wait_until_up`] sleeps between two looks.
@@ -41,6 +41,8 @@ pub struct RuntimeOptions {
     pub log_stats: bool,
     /// Whether engines watch some blocks of their KV caches.
     pub kv_cache_metrics: bool,
+    /// Where requests come from.
+    pub inference: Inference,
 }
 
 impl Default for RuntimeOptions {
@@ -51,6 +53,7 @@ impl Default for RuntimeOptions {
             omni_prefix: OmniPrefix::default(),
             log_stats: true,
             kv_cache_metrics: false,
+            inference: Inference::Online,
         }
     }
 }
@@ -64,6 +67,7 @@ impl Runtime {
             omni_prefix: options.omni_prefix,
             log_stats: options.log_stats,
             kv_cache_metrics: options.kv_cache_metrics,
+            inference: options.inference,
             stages: pipeline.descriptions(),
         };
         let (metrics, statistics) = MetricsActor::start_with_sender(settings, &Arbiter::new().handle())?;

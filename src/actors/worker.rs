@@ -3,7 +3,7 @@
 //! A turn of its loop takes what came in, removes what was cancelled, plans and launches steps, and passes on what
 //! came out. It sleeps when there is nothing to do, and steps no further while the next stage takes no chunks.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,16 +12,19 @@ use std::time::Instant;
 
 use actix::Recipient;
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
+use foldhash::HashMap;
 
+use crate::actors::job_account::JobAccount;
 use crate::actors::messages::{
     ExitCause, Job, RequestEvent, StageDone, StageOutcome, StageStarted, Unavailable, WorkerExited,
     WorkerReady,
 };
 use crate::actors::outbox::Outbox;
-use crate::actors::worker_statistics::{JobTimes, WorkerStatistics};
+use crate::actors::worker_state::{WorkerState, WorkerStateCell};
+use crate::actors::worker_statistics::WorkerStatistics;
 use crate::engine::FinishReason;
 use crate::ids::{ReplicaKey, RequestId};
-use crate::metrics::{ReplicaLoad, ReplicaReporter, StatsPort, StatsSender};
+use crate::metrics::{Batch, ReplicaLoad, ReplicaReporter, StatsPort, StatsSender};
 use crate::stages::{
     Poll, Readiness, Stage, StageError, StageEvent, StageFactory, StageInput, StageOutput, Ticket,
 };
@@ -68,6 +71,8 @@ struct Shared {
     removals: AtomicUsize,
     /// Requests that the worker holds.
     jobs: AtomicUsize,
+    /// How far it is.
+    state: WorkerStateCell,
 }
 
 /// What comes to a worker beside chunks.
@@ -90,8 +95,10 @@ struct Held {
     /// How the stage ended it. It is held until the next stage has taken its last chunk: were it reported as done
     /// before, nobody would learn that the chunk was lost with this replica.
     finished: Option<FinishReason>,
-    /// If statistics are on.
-    times: Option<JobTimes>,
+    /// Whether the stage has begun to work on it.
+    started: bool,
+    /// What it takes here, if statistics are on or the client asked for it.
+    account: Option<JobAccount>,
 }
 
 /// What comes in.
@@ -108,6 +115,10 @@ struct Worker {
     reports: WorkerReports,
     reporter: ReplicaReporter,
     jobs: HashMap<RequestId, Held>,
+    /// Those of them that the stage has begun to work on.
+    started: usize,
+    /// Steps launched in this life of the replica.
+    steps: u64,
     /// Steps launched and not complete, oldest first.
     in_flight: VecDeque<Ticket>,
     /// When the last of them was begun: since then the stage works on what it reports as started.
@@ -169,9 +180,9 @@ pub fn spawn(settings: WorkerSettings, reports: WorkerReports) -> std::io::Resul
                 Err(error) => return ExitCause::NotBuilt(error),
             };
             reports.ready.do_send(WorkerReady { key });
-            Worker::new(key, stage, Inbox { control, chunks }, shared, reports, reporter).run()
+            Worker::new(key, stage, Inbox { control, chunks }, shared, reports, reporter).live()
         });
-        let cause = catch_unwind(body).unwrap_or_else(|panic| ExitCause::Panicked(panic_text(&*panic)));
+        let cause = catch_unwind(body).unwrap_or_else(panicked);
         exited.do_send(WorkerExited { key, cause });
     })?;
     Ok(handle)
@@ -204,6 +215,11 @@ impl WorkerHandle {
     pub fn jobs(&self) -> usize {
         self.shared.jobs.load(Ordering::Acquire)
     }
+
+    /// How far the worker was after its last step.
+    pub fn state(&self) -> WorkerState {
+        self.shared.state.get()
+    }
 }
 
 impl Worker {
@@ -215,6 +231,7 @@ impl Worker {
         reports: WorkerReports,
         reporter: ReplicaReporter,
     ) -> Self {
+        let statistics = WorkerStatistics::new(reports.statistics.is_on());
         Self {
             key,
             stage,
@@ -222,17 +239,30 @@ impl Worker {
             shared,
             reports,
             reporter,
-            jobs: HashMap::new(),
+            jobs: HashMap::default(),
+            started: 0,
+            steps: 0,
             in_flight: VecDeque::new(),
             launched: Instant::now(),
             outbox: Outbox::default(),
             outputs: Vec::new(),
-            statistics: WorkerStatistics::default(),
+            statistics,
             seen_removals: 0,
         }
     }
 
-    fn run(mut self) -> ExitCause {
+    /// Runs to its end. A stage that broke has counted what happened until then, which clients may have been told of.
+    fn live(mut self) -> ExitCause {
+        let cause = catch_unwind(AssertUnwindSafe(|| self.run())).unwrap_or_else(panicked);
+        if cause != ExitCause::Stopped {
+            self.reporter.changed();
+            // It is no other cause if the stage cannot tell.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.report(true)));
+        }
+        cause
+    }
+
+    fn run(&mut self) -> ExitCause {
         loop {
             match self.turn() {
                 Ok(true) => {}
@@ -249,20 +279,23 @@ impl Worker {
         self.remove_cancelled();
         self.flush_outbox();
         let stepped = self.step()?;
-        self.report();
+        self.shared.state.set(WorkerState {
+            steps: self.steps,
+            started: self.started,
+            scheduler: self.stage.scheduler(),
+        });
+        self.report(self.jobs.is_empty());
         Ok(stepped)
     }
 
-    /// Tells the metrics actor what the stage counted, when it is time to.
-    fn report(&mut self) {
-        let idle = self.jobs.is_empty();
+    /// Tells the metrics actor what the stage counted, when it is time to: at once if it has nothing further to count.
+    fn report(&mut self, idle: bool) {
         self.reporter.report_if_due(Instant::now(), idle, |stats| {
+            stats.scheduler = self.stage.scheduler();
             self.stage.report(stats);
             self.statistics.report(stats);
-            let is_started = |held: &&Held| held.times.as_ref().is_some_and(JobTimes::is_started);
-            let started = self.jobs.values().filter(is_started).count();
             let in_flight = self.shared.jobs.load(Ordering::Acquire);
-            let waiting = in_flight.saturating_sub(started) as u64;
+            let waiting = in_flight.saturating_sub(self.started) as u64;
             stats.load = Some(ReplicaLoad { in_flight: in_flight as u64, waiting });
         });
     }
@@ -299,9 +332,17 @@ impl Worker {
         let id = job.request.id;
         self.reporter.changed();
         let request = job.request.clone();
-        let times = self.reports.statistics.is_on().then(|| JobTimes::new(request.arrived, queued));
-        let (next_sequence, expected_sequence, withheld) = Default::default();
-        self.jobs.insert(id, Held { job, next_sequence, expected_sequence, withheld, finished: None, times });
+        let measured = job.measured || self.reports.statistics.is_on();
+        let held = Held {
+            job,
+            next_sequence: 0,
+            expected_sequence: 0,
+            withheld: Vec::new(),
+            finished: None,
+            started: false,
+            account: measured.then(|| JobAccount::new(request.arrived, queued)),
+        };
+        self.jobs.insert(id, held);
         if request.cancelled.is_cancelled() {
             self.let_go(id, StageOutcome::Removed);
         } else if let Err(error) = self.stage.add(request) {
@@ -316,8 +357,8 @@ impl Worker {
         let Some(held) = self.jobs.get_mut(&id) else {
             return Ok(()); // It was removed while the chunk was on its way.
         };
-        if let Some(times) = &mut held.times {
-            self.statistics.arrived(&arrival, self.key.stage, times);
+        if let Some(account) = &mut held.account {
+            self.statistics.arrived(&arrival, self.key.stage, account);
             self.reporter.changed();
         }
         let (expected, got) = (held.expected_sequence, arrival.chunk.sequence);
@@ -357,6 +398,7 @@ impl Worker {
                 break;
             }
             self.launched = now;
+            self.steps += 1;
             self.in_flight.push_back(self.stage.launch()?);
             launched = true;
         }
@@ -376,11 +418,14 @@ impl Worker {
     fn deliver(&mut self, output: StageOutput) {
         let id = output.request;
         let Some(held) = self.jobs.get_mut(&id) else { return };
-        if let Some(times) = &mut held.times {
-            self.statistics.gave(&output.event, times, self.launched);
+        if let Some(account) = &mut held.account {
+            let batch = Batch { id: self.steps.saturating_sub(1), size: self.started as u64 };
+            account.gave(&output.event, self.launched, batch);
+            self.statistics.gave(&output.event, account);
         }
         match output.event {
             StageEvent::Started => {
+                self.started += usize::from(!std::mem::replace(&mut held.started, true));
                 let first = matches!(held.job.request.input, StageInput::Prompt(_));
                 if first && self.reports.statistics.is_on() {
                     let started = StageStarted { request: id, replica: self.key, at: self.launched };
@@ -403,6 +448,8 @@ impl Worker {
                 }
             }
             StageEvent::Next(payload) => self.send_on(id, payload, false),
+            // Its account has noted them.
+            StageEvent::Counted(_) => {}
             StageEvent::Finished(reason) if held.job.next.is_none() => {
                 self.let_go(id, StageOutcome::Finished(reason));
             }
@@ -456,13 +503,16 @@ impl Worker {
     /// Drops all that is held of a request and reports it.
     fn let_go(&mut self, id: RequestId, outcome: StageOutcome) {
         let Some(held) = self.jobs.remove(&id) else { return };
-        if let Some(times) = held.times {
-            self.statistics.let_go(times, matches!(outcome, StageOutcome::Finished(_)));
-        }
+        let account = held.account.map(|account| {
+            let (account, first) = account.close(self.key, &outcome);
+            self.statistics.let_go(&account, first);
+            Box::new(account)
+        });
+        self.started -= usize::from(held.started);
         self.outbox.forget(id);
         self.shared.jobs.fetch_sub(1, Ordering::Release);
         self.reporter.changed();
-        self.reports.done.do_send(StageDone { request: id, replica: self.key, outcome });
+        self.reports.done.do_send(StageDone { request: id, replica: self.key, outcome, account });
     }
 
     /// Waits until a message comes, the next stage takes a chunk, a report is due, or the stage has something to do without
@@ -496,6 +546,10 @@ fn wake(control: &Sender<Control>) {
     if control.is_empty() {
         let _ = control.try_send(Control::Wake);
     }
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> ExitCause {
+    ExitCause::Panicked(panic_text(&*panic))
 }
 
 /// What a panic said.

@@ -20,8 +20,10 @@ pub use self::report::{DecodeReport, Report, StageReport};
 use self::request::{Timeline, answer};
 use self::workload::Prompts;
 pub use self::workload::Workload;
+use crate::actors::messages::OmniRequest;
 use crate::actors::runtime::{Runtime, RuntimeOptions};
 use crate::cli::ServeArgs;
+use crate::metrics::{Inference, Summary as RequestSummary, tables};
 use crate::selftest::bandwidth;
 use crate::server::{self, ModelDevice, StartedPipeline};
 use crate::stages::{Pipeline, Registry};
@@ -67,6 +69,13 @@ struct Measured {
     iterations: Vec<f64>,
 }
 
+impl Measured {
+    /// What all requests took together, if that was noted.
+    fn summary(&self) -> Option<RequestSummary> {
+        RequestSummary::of(self.requests.iter().filter_map(|request| request.account.as_deref()))
+    }
+}
+
 impl Schedule {
     /// All requests, those that warm up included.
     pub fn requests(self) -> usize {
@@ -108,14 +117,24 @@ pub fn run(
     workload.check(&deploy)?;
     actix_rt::System::new().block_on(async {
         let StartedPipeline { model, pipeline, names, runtime } =
-            StartedPipeline::start(args, registry).await?;
+            StartedPipeline::start(args, registry, Inference::Offline).await?;
         let (Some(text), Some(language_model)) = (&model.text, &model.language_model) else {
             return Err(BenchError::NoLanguageModel { pipeline: deploy.pipeline });
         };
         let prompts = Prompts::new(workload, text, args.seed)?;
-        let measured = Bench { pipeline: &pipeline, runtime: &runtime, workload, prompts: &prompts, ended };
-        let measured = measured.run(schedule).await?;
+        let bench = Bench {
+            pipeline: &pipeline,
+            runtime: &runtime,
+            workload,
+            prompts: &prompts,
+            log_stats: args.log_stats,
+            ended,
+        };
+        let measured = bench.run(schedule).await?;
         runtime.drain(Duration::ZERO).await;
+        if let Some(summary) = measured.summary() {
+            tracing::info!("\n{}", tables::of_batch(&summary));
+        }
         let report = Report::new(&names, &pipeline, (args, workload, schedule), &measured);
         let traffic = &language_model.decode;
         Ok(match read_bandwidth(&language_model.device) {
@@ -134,6 +153,8 @@ struct Bench<'a> {
     runtime: &'a Runtime,
     workload: &'a Workload,
     prompts: &'a Prompts,
+    /// Whether what requests took is summed up.
+    log_stats: bool,
     ended: &'a dyn Fn(),
 }
 
@@ -166,6 +187,7 @@ impl Bench<'_> {
         let began = Instant::now();
         let one = async |index: usize| {
             let request = self.workload.request(index, self.prompts.prompt(index), self.pipeline);
+            let request = OmniRequest { measured: self.log_stats, ..request };
             let timeline = answer(&self.runtime.orchestrator, request).await?;
             timeline.check(self.workload)?;
             (self.ended)();

@@ -1,5 +1,6 @@
 //! A request on its way, and when something came of it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::Addr;
@@ -8,6 +9,7 @@ use tokio::sync::mpsc;
 use super::{BenchError, Workload};
 use crate::actors::messages::{OmniRequest, RequestEvent, Submit};
 use crate::actors::orchestrator::Orchestrator;
+use crate::metrics::RequestAccount;
 use crate::stages::Output;
 
 /// Room in a request's stream beside its tokens.
@@ -28,6 +30,8 @@ pub(super) struct Timeline {
     pub(super) audio_seconds: f64,
     /// When it had ended.
     pub(super) ended: Instant,
+    /// What it took in each stage, if that is logged.
+    pub(super) account: Option<Arc<RequestAccount>>,
 }
 
 /// Sends a request and waits for all that comes of it.
@@ -36,8 +40,14 @@ pub(super) async fn answer(
     request: OmniRequest,
 ) -> Result<Timeline, BenchError> {
     let sent = request.arrived;
-    let mut timeline =
-        Timeline { sent, tokens: Vec::new(), first_audio: None, audio_seconds: 0.0, ended: sent };
+    let mut timeline = Timeline {
+        sent,
+        tokens: Vec::new(),
+        first_audio: None,
+        audio_seconds: 0.0,
+        ended: sent,
+        account: None,
+    };
     // The stream holds the whole answer, as that of the HTTP layer does.
     let tokens: usize = request.sampling.iter().map(|params| params.max_tokens as usize).sum();
     let (sink, mut events) = mpsc::channel(tokens.saturating_add(SLACK));
@@ -52,9 +62,9 @@ pub(super) async fn answer(
             }
             Some(RequestEvent::Output(Output::Audio(packet))) => {
                 timeline.first_audio.get_or_insert(now);
-                let per_second = f64::from(packet.sample_rate) * f64::from(packet.channels);
-                timeline.audio_seconds += packet.samples.len() as f64 / per_second;
+                timeline.audio_seconds += packet.seconds();
             }
+            Some(RequestEvent::Measured(account)) => timeline.account = Some(account),
             Some(RequestEvent::Finished(_)) => {
                 timeline.ended = now;
                 return Ok(timeline);

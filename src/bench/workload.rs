@@ -106,6 +106,7 @@ impl Workload {
             modalities,
             priority: 0,
             streamed: true,
+            measured: false,
         }
     }
 }

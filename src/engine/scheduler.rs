@@ -19,7 +19,9 @@
 //! steps in the order of their launch, and whoever is given the block writes each slot in a later step than that,
 //! before anything reads it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use foldhash::HashMap;
 
 use crate::engine::block_hash::BlockHash;
 use crate::engine::block_pool::BlockPool;
@@ -103,7 +105,7 @@ impl Scheduler {
         Self {
             config,
             pool,
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             waiting: BTreeSet::new(),
             running: BTreeSet::new(),
             arrivals: 0,

@@ -62,6 +62,7 @@ pub fn omni_request(
         modalities: modalities.to_vec(),
         priority: generation.priority,
         streamed: generation.stream.is_some(),
+        measured: generation.return_stage_metrics,
     })
 }
 

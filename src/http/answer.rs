@@ -1,11 +1,14 @@
 //! What the answers of chat and completions are made of.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::engine::FinishReason;
 use crate::http::errors::ApiError;
 use crate::http::recording::Recording;
 use crate::http::running::{Progress, RunningRequests};
+use crate::metrics::RequestAccount;
 use crate::stages::{ChoiceFinish, Output, StopReason, TextDelta, TokenLogprobs};
 
 /// What stands in responses so that clients can tell versions of the server apart.
@@ -116,12 +119,22 @@ pub fn sole_finish(text: Option<ChoiceFinish>, request: FinishReason) -> ChoiceF
     }
 }
 
-/// Waits for all requests to end and gathers their choices: those of the first prompt, of the second, …
+/// All that came of the requests of one call.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// The choices of the first prompt, of the second, …
+    pub choices: Vec<Choice>,
+    /// What the request took, if that was asked for.
+    pub account: Option<Arc<RequestAccount>>,
+}
+
+/// Waits for all requests to end and gathers what comes of them.
 pub async fn gather(
     running: &mut RunningRequests,
     prompts: usize,
     choices_per_prompt: usize,
-) -> Result<Vec<Choice>, ApiError> {
+) -> Result<Gathered, ApiError> {
+    let mut account = None;
     let mut choices = vec![Choice::default(); prompts.saturating_mul(choices_per_prompt)];
     while let Some(result) = running.next().await {
         match result? {
@@ -136,6 +149,7 @@ pub async fn gather(
                     Recording::append(&mut choice.sound, packet)?;
                 }
             }
+            (_, Progress::Measured(taken)) => account = Some(taken),
             (prompt, Progress::Finished(reason)) if choices_per_prompt == 1 => {
                 if let Some(choice) = choices.get_mut(prompt) {
                     choice.finish = Some(sole_finish(choice.finish.take(), reason));
@@ -147,7 +161,7 @@ pub async fn gather(
             }
         }
     }
-    Ok(choices)
+    Ok(Gathered { choices, account })
 }
 
 /// Tokens in all choices.

@@ -37,6 +37,7 @@ pub async fn create(
         text: asked.modalities.contains(&Modality::Text),
         speech: asked.speech.map(|speech| speech.format),
         audio_delta: state.audio_delta,
+        metrics: generation.metrics_writer(&state.pipeline),
     };
     let mut running = RunningRequests::submit(&state, vec![ready], generation.delivery()).await?;
     match generation.stream {
@@ -44,8 +45,8 @@ pub async fn create(
             EventStream::respond(running, ChatStream::new(head, format, options, generation.choices)).await
         }
         None => {
-            let choices = gather(&mut running, 1, generation.choices as usize).await?;
-            Ok(HttpResponse::Ok().json(ChatCompletion::write(head, format, choices).await?))
+            let gathered = gather(&mut running, 1, generation.choices as usize).await?;
+            Ok(HttpResponse::Ok().json(ChatCompletion::write(head, format, gathered).await?))
         }
     }
 }

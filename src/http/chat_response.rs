@@ -3,11 +3,12 @@
 use serde::Serialize;
 
 use crate::http::answer::{
-    Choice, Head, SYSTEM_FINGERPRINT, StopReasonField, Usage, completion_tokens, finish_word,
+    Choice, Gathered, Head, SYSTEM_FINGERPRINT, StopReasonField, Usage, completion_tokens, finish_word,
 };
 use crate::http::errors::ApiError;
 use crate::http::logprobs::ChatLogprobs;
 use crate::http::spoken_message::{AudioMetadata, EncodedAudio, MessageAudio};
+use crate::http::stage_metrics::{RequestMetrics, RequestMetricsWriter};
 use crate::http::state::AudioDelta;
 use crate::media::AudioFormat;
 
@@ -31,6 +32,9 @@ pub struct ChatCompletion {
     /// The prompt's tokens, with `return_token_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<u32>>,
+    /// What the request took, with `return_stage_metrics`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<RequestMetrics>,
 }
 
 /// A choice of a chat answer.
@@ -83,11 +87,14 @@ pub struct ChatFormat {
     pub speech: Option<AudioFormat>,
     /// Where streamed speech stands.
     pub audio_delta: AudioDelta,
+    /// What writes what the request took, if that is written.
+    pub metrics: Option<RequestMetricsWriter>,
 }
 
 impl ChatCompletion {
     /// Writes an answer, with its speech encoded.
-    pub async fn write(head: Head, format: ChatFormat, choices: Vec<Choice>) -> Result<Self, ApiError> {
+    pub async fn write(head: Head, format: ChatFormat, gathered: Gathered) -> Result<Self, ApiError> {
+        let Gathered { choices, account } = gathered;
         let usage = Usage::new(format.prompt_token_ids.len() as u64, completion_tokens(&choices));
         let mut written = Vec::with_capacity(choices.len());
         for (index, mut choice) in choices.into_iter().enumerate() {
@@ -106,6 +113,7 @@ impl ChatCompletion {
             usage,
             system_fingerprint: SYSTEM_FINGERPRINT,
             prompt_token_ids: format.return_token_ids.then_some(format.prompt_token_ids),
+            metrics: format.metrics.zip(account).map(|(metrics, account)| metrics.write(&account)),
         })
     }
 }

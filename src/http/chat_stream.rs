@@ -1,10 +1,13 @@
 //! The answer of `/v1/chat/completions` as a stream of chunks.
 //!
 //! First one chunk per choice with the role, then one per engine output, the last of a choice with its
-//! `finish_reason`, then one with the usage and no choices if that was asked for.
+//! `finish_reason`, then one without choices with the usage, with what the request took, or with both, if that was asked
+//! for.
 //!
 //! In an answer with speech, packets are chunks between those of the text, and the `finish_reason` is on a chunk of
 //! its own when both have ended. Where text is not wanted, its chunks are left out.
+
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -18,8 +21,10 @@ use crate::http::modalities::word;
 use crate::http::recording::layout_of;
 use crate::http::spoken_message::{AudioMetadata, EncodedAudio, MessageAudio};
 use crate::http::sse::{EventBuffer, StreamWriter};
+use crate::http::stage_metrics::RequestMetrics;
 use crate::http::state::AudioDelta;
 use crate::media::AudioFormat;
+use crate::metrics::RequestAccount;
 use crate::stages::{AudioPacket, ChoiceFinish, Modality, TextDelta};
 
 /// A chunk of a chat answer.
@@ -45,6 +50,9 @@ struct Chunk<'a> {
     /// The prompt's tokens, on the first chunk with `return_token_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_token_ids: Option<&'a [u32]>,
+    /// What the request took, on the last chunk with `return_stage_metrics`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<RequestMetrics>,
 }
 
 /// What a chunk adds to a choice.
@@ -115,6 +123,8 @@ pub struct ChatStream {
     speech: Option<SpeechProgress>,
     /// The kind of output on the last chunk; `None` before the first.
     last: Option<Modality>,
+    /// What the request took, once that is known, if it is to be written.
+    metrics: Option<RequestMetrics>,
 }
 
 /// How far the speech of an answer is.
@@ -171,6 +181,7 @@ impl ChatStream {
                 text_finish: None,
             }),
             last: None,
+            metrics: None,
             format,
             options,
             choices: vec![ChoiceProgress::default(); choices as usize],
@@ -191,14 +202,14 @@ impl ChatStream {
     /// Writes a chunk for a choice.
     fn write_choice(&mut self, modality: Modality, choice: ChunkChoice, events: &mut EventBuffer) {
         let usage = self.running_usage(choice.index);
-        self.write(modality, &[choice], usage, events);
+        self.write(modality, &[choice], (usage, None), events);
     }
 
     fn write(
         &mut self,
         modality: Modality,
         choices: &[ChunkChoice],
-        usage: Option<Usage>,
+        (usage, metrics): (Option<Usage>, Option<RequestMetrics>),
         events: &mut EventBuffer,
     ) {
         self.last = Some(modality);
@@ -213,6 +224,7 @@ impl ChatStream {
             modality: word(modality),
             usage,
             prompt_token_ids: prompt_due.then_some(self.format.prompt_token_ids.as_slice()),
+            metrics,
         });
     }
 }
@@ -274,6 +286,10 @@ impl StreamWriter for ChatStream {
         Ok(())
     }
 
+    fn measured(&mut self, account: Arc<RequestAccount>) {
+        self.metrics = self.format.metrics.as_ref().map(|metrics| metrics.write(&account));
+    }
+
     fn finished(&mut self, prompt: usize, reason: FinishReason, events: &mut EventBuffer) {
         if let Some(mut speech) = self.speech.take() {
             let finish = sole_finish(speech.text_finish.take(), reason);
@@ -298,10 +314,12 @@ impl StreamWriter for ChatStream {
     }
 
     fn end(&mut self, events: &mut EventBuffer) {
-        if self.options.include_usage {
+        let metrics = self.metrics.take();
+        if self.options.include_usage || metrics.is_some() {
             let total = self.choices.iter().map(|choice| choice.tokens).sum();
+            let usage = self.options.include_usage.then(|| self.usage(total));
             let modality = self.last.unwrap_or(Modality::Text);
-            self.write(modality, &[], Some(self.usage(total)), events);
+            self.write(modality, &[], (usage, metrics), events);
         }
     }
 }

@@ -33,13 +33,14 @@ pub async fn create(
         choices: generation.choices as usize,
         return_token_ids: generation.return_token_ids,
         logprobs: generation.thinker.logprobs.is_some(),
+        metrics: generation.metrics_writer(&state.pipeline),
     };
     let mut running = RunningRequests::submit(&state, ready, generation.delivery()).await?;
     match generation.stream {
         Some(options) => EventStream::respond(running, CompletionsStream::new(head, format, options)).await,
         None => {
-            let choices = gather(&mut running, format.prompts.len(), format.choices).await?;
-            Ok(HttpResponse::Ok().json(whole(&head, &format, choices)))
+            let gathered = gather(&mut running, format.prompts.len(), format.choices).await?;
+            Ok(HttpResponse::Ok().json(whole(&head, &format, gathered)))
         }
     }
 }

@@ -54,8 +54,13 @@ impl CompletionsRequest {
         {
             return Err(body.unsupported("best_of", "is not supported yet unless it is equal to `n`"));
         }
+        let prompts = read_prompts(&body, state)?;
+        if generation.return_stage_metrics && prompts.len() > 1 {
+            let message = format!("tells of one request, and there are {} prompts", prompts.len());
+            return Err(body.unsupported("return_stage_metrics", message));
+        }
         Ok(Self {
-            prompts: read_prompts(&body, state)?,
+            prompts,
             add_special_tokens: body.boolean("add_special_tokens")?.unwrap_or(true),
             generation,
         })

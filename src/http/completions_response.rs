@@ -1,15 +1,19 @@
 //! The answer of `/v1/completions`, in one piece and as a stream of chunks, which have the same shape.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::engine::FinishReason;
 use crate::http::answer::{
-    Choice, Head, SYSTEM_FINGERPRINT, StopReasonField, Usage, completion_tokens, finish_word,
+    Gathered, Head, SYSTEM_FINGERPRINT, StopReasonField, Usage, completion_tokens, finish_word,
 };
 use crate::http::errors::ApiError;
 use crate::http::generation_fields::StreamOptions;
 use crate::http::logprobs::CompletionsLogprobs;
 use crate::http::sse::{EventBuffer, StreamWriter};
+use crate::http::stage_metrics::{RequestMetrics, RequestMetricsWriter};
+use crate::metrics::RequestAccount;
 use crate::stages::{AudioPacket, ChoiceFinish, TextDelta};
 
 /// A completions answer, or a chunk of one.
@@ -30,6 +34,9 @@ struct Completion<'a> {
     usage: Option<Usage>,
     /// Tells versions of the server apart.
     system_fingerprint: &'static str,
+    /// What the request took, with `return_stage_metrics`: on a whole answer, or on the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<RequestMetrics>,
 }
 
 /// A choice of an answer, or what a chunk adds to one.
@@ -64,12 +71,18 @@ pub struct CompletionsFormat {
     pub return_token_ids: bool,
     /// Whether log probabilities are written.
     pub logprobs: bool,
+    /// What writes what the request took, if that is written.
+    pub metrics: Option<RequestMetricsWriter>,
 }
 
 impl CompletionsFormat {
     /// The tokens of the prompt that a choice answers.
     fn prompt_of(&self, index: usize) -> &[u32] {
         index.checked_div(self.choices).and_then(|prompt| self.prompts.get(prompt)).map_or(&[], Vec::as_slice)
+    }
+
+    fn write_metrics(&self, account: Option<&RequestAccount>) -> Option<RequestMetrics> {
+        Some(self.metrics.as_ref()?.write(account?))
     }
 
     fn prompt_tokens(&self) -> u64 {
@@ -86,11 +99,13 @@ fn completion(head: &Head, choices: Vec<CompletionChoice>, usage: Option<Usage>)
         choices,
         usage,
         system_fingerprint: SYSTEM_FINGERPRINT,
+        metrics: None,
     }
 }
 
 /// An answer in one piece.
-pub fn whole(head: &Head, format: &CompletionsFormat, choices: Vec<Choice>) -> impl Serialize {
+pub fn whole(head: &Head, format: &CompletionsFormat, gathered: Gathered) -> impl Serialize {
+    let Gathered { choices, account } = gathered;
     let usage = Usage::new(format.prompt_tokens(), completion_tokens(&choices));
     let choices = choices
         .into_iter()
@@ -105,11 +120,11 @@ pub fn whole(head: &Head, format: &CompletionsFormat, choices: Vec<Choice>) -> i
             prompt_token_ids: format.return_token_ids.then(|| format.prompt_of(index).to_vec()),
         })
         .collect();
-    completion(head, choices, Some(usage))
+    Completion { metrics: format.write_metrics(account.as_deref()), ..completion(head, choices, Some(usage)) }
 }
 
 /// Writes an answer chunk by chunk: one per engine output, the last of a choice with its `finish_reason`, then one
-/// with the usage and no choices if that was asked for.
+/// without choices with the usage, with what the request took, or with both, if that was asked for.
 #[derive(Debug)]
 pub struct CompletionsStream {
     /// The same on all chunks.
@@ -120,6 +135,8 @@ pub struct CompletionsStream {
     options: StreamOptions,
     /// How far each choice is: those of the first prompt, of the second, …
     choices: Vec<ChoiceProgress>,
+    /// What the request took, once that is known, if it is to be written.
+    metrics: Option<RequestMetrics>,
 }
 
 /// How far a choice is.
@@ -139,7 +156,7 @@ impl CompletionsStream {
     /// A stream for all prompts of the format.
     pub fn new(head: Head, format: CompletionsFormat, options: StreamOptions) -> Self {
         let choices = vec![ChoiceProgress::default(); format.prompts.len().saturating_mul(format.choices)];
-        Self { head, format, options, choices }
+        Self { head, format, options, choices, metrics: None }
     }
 }
 
@@ -182,6 +199,10 @@ impl StreamWriter for CompletionsStream {
         Ok(())
     }
 
+    fn measured(&mut self, account: Arc<RequestAccount>) {
+        self.metrics = self.format.write_metrics(Some(&account));
+    }
+
     fn finished(&mut self, prompt: usize, reason: FinishReason, events: &mut EventBuffer) {
         for choice in 0..self.format.choices {
             let index = prompt * self.format.choices + choice;
@@ -194,10 +215,11 @@ impl StreamWriter for CompletionsStream {
     }
 
     fn end(&mut self, events: &mut EventBuffer) {
-        if self.options.include_usage {
+        let metrics = self.metrics.take();
+        if self.options.include_usage || metrics.is_some() {
             let total = self.choices.iter().map(|choice| choice.tokens).sum();
-            let usage = Usage::new(self.format.prompt_tokens(), total);
-            events.event(&completion(&self.head, Vec::new(), Some(usage)));
+            let usage = self.options.include_usage.then(|| Usage::new(self.format.prompt_tokens(), total));
+            events.event(&Completion { metrics, ..completion(&self.head, Vec::new(), usage) });
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::http::fields::Fields;
 use crate::http::plain_text::refuse_token_fields;
 use crate::http::sampling_fields::{SAMPLING_FIELDS, SamplingOverrides};
 use crate::http::speech_account::Delivery;
+use crate::http::stage_metrics::RequestMetricsWriter;
 use crate::http::state::{AppState, PipelineShape, ServedModel};
 use crate::http::subtalker_fields::{SUBTALKER_FIELDS, SubtalkerOverrides};
 use crate::stages::Modality;
@@ -20,6 +21,7 @@ pub const GENERATION_FIELDS: &[&str] = &[
     "priority",
     "cache_salt",
     "sampling_params_list",
+    "return_stage_metrics",
 ];
 
 /// How the answer is to be made and written.
@@ -31,6 +33,8 @@ pub struct GenerationFields {
     pub stream: Option<StreamOptions>,
     /// Whether the token ids of prompt and answer are wanted, too.
     pub return_token_ids: bool,
+    /// Whether the answer tells what it took.
+    pub return_stage_metrics: bool,
     /// More urgent requests have lower values.
     pub priority: i32,
     /// Requests share what is cached of their prompts with those of the same salt alone.
@@ -60,6 +64,7 @@ impl GenerationFields {
             choices: read_choices(body, state)?,
             stream: read_stream(body)?,
             return_token_ids: body.boolean("return_token_ids")?.unwrap_or(false),
+            return_stage_metrics: body.boolean("return_stage_metrics")?.unwrap_or(false),
             priority: body.integer_within("priority", i64::from(i32::MIN), i64::from(i32::MAX))?.unwrap_or(0)
                 as i32,
             cache_salt: read_cache_salt(body)?,
@@ -79,6 +84,11 @@ impl GenerationFields {
             overrides.apply(params);
         }
         all
+    }
+
+    /// What writes what the answer took, if it is to tell that.
+    pub fn metrics_writer(&self, pipeline: &PipelineShape) -> Option<RequestMetricsWriter> {
+        self.return_stage_metrics.then(|| RequestMetricsWriter::new(pipeline))
     }
 
     /// How the answer goes to the client.

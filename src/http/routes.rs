@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, Resource, ResponseError, Route, web};
 
 use crate::http::auth::require_key;
 use crate::http::errors::ApiError;
-use crate::http::{chat, completions, health, models, scrape, tokenize};
+use crate::http::{chat, completions, health, models, scrape, stats, tokenize};
 
 /// Registers all routes. Those that use the model or tell of it need a key; those for the people who run the
 /// server do not.
@@ -25,6 +25,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .service(get("/health", web::get().to(health::health)))
         .service(get("/ping", web::get().to(health::health)))
         .service(get("/version", web::get().to(health::version)))
+        .service(get("/stats", web::get().to(stats::stats)))
         .service(get("/metrics", web::get().to(scrape::metrics)))
         .default_service(web::to(not_found));
 }

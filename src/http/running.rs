@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::http::errors::ApiError;
 use crate::http::speech_account::{Delivery, SpeechAccount};
 use crate::http::state::{AppState, OrchestratorPort};
 use crate::ids::RequestId;
+use crate::metrics::RequestAccount;
 use crate::stages::Output;
 
 /// Room in a request's stream beside its tokens: the terminal event, and outputs that carry no token.
@@ -25,6 +27,8 @@ const SLACK: usize = 64;
 pub enum Progress {
     /// It gave output.
     Output(Output),
+    /// What it took, before it is finished, if that was asked for.
+    Measured(Arc<RequestAccount>),
     /// It ended by itself; nothing follows.
     Finished(FinishReason),
 }
@@ -122,6 +126,7 @@ impl RunningRequest {
                 }
                 return Poll::Ready(Ok(Progress::Output(output)));
             }
+            Some(RequestEvent::Measured(account)) => return Poll::Ready(Ok(Progress::Measured(account))),
             Some(RequestEvent::Finished(reason)) => {
                 if let (Some(speech), Some(request)) = (self.speech.take(), self.guard.request) {
                     speech.close(request);

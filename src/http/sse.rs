@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use actix_web::HttpResponse;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use crate::engine::FinishReason;
 use crate::http::errors::ApiError;
 use crate::http::running::{Progress, RunningRequests};
+use crate::metrics::RequestAccount;
 use crate::stages::{AudioPacket, Output, TextDelta};
 
 /// Outputs that are there at the same time are written together, up to about this many bytes.
@@ -52,6 +54,9 @@ pub trait StreamWriter {
     /// Sound for the prompt with this index. An error ends the stream.
     fn sound(&mut self, prompt: usize, packet: AudioPacket, events: &mut EventBuffer)
     -> Result<(), ApiError>;
+
+    /// What the request took. Comes before it is finished, if it was asked for.
+    fn measured(&mut self, account: Arc<RequestAccount>);
 
     /// All choices of the prompt have ended.
     fn finished(&mut self, prompt: usize, reason: FinishReason, events: &mut EventBuffer);
@@ -93,6 +98,10 @@ impl<W: StreamWriter + Unpin + 'static> EventStream<W> {
                 Ok(())
             }
             Progress::Output(Output::Audio(packet)) => self.writer.sound(prompt, packet, events),
+            Progress::Measured(account) => {
+                self.writer.measured(account);
+                Ok(())
+            }
             Progress::Finished(reason) => {
                 self.writer.finished(prompt, reason, events);
                 Ok(())

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::Recipient;
 use thiserror::Error;
 
-use crate::actors::messages::{Abort, GetHealth, Submit};
+use crate::actors::messages::{Abort, GetHealth, GetStages, Submit};
 use crate::engine::SamplingParams;
 use crate::http::auth::ApiKeys;
 use crate::http::frontend::TextFrontend;
@@ -58,6 +58,8 @@ pub struct OrchestratorPort {
     pub abort: Recipient<Abort>,
     /// Tells whether every stage has a live replica.
     pub health: Recipient<GetHealth>,
+    /// Tells how each replica is.
+    pub stages: Recipient<GetStages>,
 }
 
 /// The model as clients know it.

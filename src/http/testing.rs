@@ -13,7 +13,7 @@ use actix::prelude::*;
 use serde_json::Value;
 
 use crate::actors::messages::{
-    Abort, AbortCause, GetHealth, Health, OmniRequest, Record, Rejection, RequestEvent, Submit,
+    Abort, AbortCause, GetHealth, GetStages, Health, OmniRequest, Record, Rejection, RequestEvent, Submit,
 };
 use crate::engine::SamplingParams;
 use crate::http::state::{
@@ -176,6 +176,13 @@ impl Handler<GetHealth> for FakeOrchestrator {
     }
 }
 
+impl Handler<GetStages> for FakeOrchestrator {
+    type Result = MessageResult<GetStages>;
+    fn handle(&mut self, _: GetStages, _: &mut Self::Context) -> Self::Result {
+        MessageResult(Vec::new())
+    }
+}
+
 impl Handler<Record> for FakeOrchestrator {
     type Result = ();
     fn handle(&mut self, message: Record, _: &mut Self::Context) {
@@ -203,6 +210,7 @@ fn state_around(orchestrator: Addr<FakeOrchestrator>, stages: usize) -> AppState
             submit: orchestrator.clone().recipient(),
             abort: orchestrator.clone().recipient(),
             health: orchestrator.clone().recipient(),
+            stages: orchestrator.clone().recipient(),
         },
         text: Arc::new(ByteFrontend),
         served: ServedModel {

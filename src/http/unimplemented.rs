@@ -79,7 +79,6 @@ const UNIMPLEMENTED_FIELDS: &[(&str, Neutral)] = &[
     ("logits_processors", Neutral::Empty),
     ("kv_transfer_params", Neutral::Never),
     ("vllm_xargs", Neutral::Empty),
-    ("return_stage_metrics", Neutral::False),
 ];
 
 /// Whether the name is that of a field that is known, but not implemented.

@@ -1,9 +1,11 @@
 //! Stat events: everything that is ever told to the metrics actor.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::FinishReason;
 use crate::ids::{ReplicaKey, RequestId, StageId};
+use crate::metrics::account::RequestAccount;
 use crate::metrics::labelled::{LabelledStats, MetricFamily};
 
 /// A message to the metrics actor.
@@ -13,6 +15,8 @@ pub enum StatEvent {
     Pipeline(PipelineEvent),
     /// From a replica: its totals so far and the samples since its last report.
     Replica(Box<ReplicaReport>),
+    /// From the orchestrator: what a request took that has ended. Its tables are logged.
+    Account(Arc<RequestAccount>),
     /// From the HTTP layer: a request was answered.
     Http(HttpExchange),
     /// From whoever wrote a page of metrics.

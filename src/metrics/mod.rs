@@ -5,6 +5,7 @@
 //! the families that [`definitions`] describes. At a scrape the ledger is gathered into an [`Exposition`], which
 //! the HTTP layer writes as text.
 
+pub mod account;
 pub mod continuity;
 pub mod definitions;
 pub mod error;
@@ -16,7 +17,9 @@ pub mod ledger;
 pub mod reference;
 pub mod reporting;
 pub mod settings;
+pub mod tables;
 
+pub use account::{Batch, EdgeAccount, RequestAccount, StageAccount, Summary, TokenCounts};
 pub use continuity::{Arrival, Continuity, continuity};
 pub use error::MetricsError;
 pub use events::{
@@ -30,7 +33,7 @@ pub use labelled::{
 };
 pub use ledger::Ledger;
 pub use reporting::{FlushRequest, REPORT_INTERVAL, ReplicaReporter, ReportPacer, StatsPort, StatsSender};
-pub use settings::{MetricsSettings, OmniPrefix};
+pub use settings::{Inference, MetricsSettings, OmniPrefix};
 
 #[cfg(test)]
 mod page;

@@ -14,8 +14,20 @@ pub struct MetricsSettings {
     pub log_stats: bool,
     /// Whether engines sample blocks of their KV caches.
     pub kv_cache_metrics: bool,
+    /// Where requests come from.
+    pub inference: Inference,
     /// The stages of the pipeline, in order. Chunks go from each stage to the one after it.
     pub stages: Vec<StageDescription>,
+}
+
+/// Where requests come from, which decides what is logged of them together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Inference {
+    /// From clients that know nothing of each other: each is summed up on its own.
+    #[default]
+    Online,
+    /// From one batch: whoever sent it sums it up when all of it has ended.
+    Offline,
 }
 
 /// What the names of pipeline families begin with: `vllm:omni_`, or `vllm_omni:` for dashboards of newer releases.

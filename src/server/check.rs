@@ -18,6 +18,7 @@ use crate::http::modalities::{to_be_made, word};
 use crate::http::request_id::ExternalId;
 use crate::http::running::RunningRequests;
 use crate::http::{ApiError, AppState};
+use crate::metrics::Inference;
 use crate::stages::{Modality, Pipeline, Prompt, Registry, StageSpec};
 
 /// What the model is told.
@@ -126,7 +127,7 @@ pub fn check(args: &ServeArgs, registry: Registry) -> Result<CheckReport, CheckE
 
 async fn check_all(args: &ServeArgs, registry: Registry) -> Result<CheckReport, CheckError> {
     let began = Instant::now();
-    let started = StartedPipeline::start(args, registry).await?;
+    let started = StartedPipeline::start(args, registry, Inference::Online).await?;
     let mut report = describe(&started.names, &started.model);
     report.startup_seconds = began.elapsed().as_secs_f64();
     let has_template = report.chat_template || report.model_type.is_none();
@@ -207,7 +208,7 @@ async fn ask(state: &AppState, output: Modality, has_template: bool) -> Result<A
     }
     let mut running = RunningRequests::submit(state, vec![request], asked.generation.delivery()).await?;
     let answers = gather(&mut running, 1, 1).await?;
-    let answer = answers.into_iter().next().unwrap_or_default();
+    let answer = answers.choices.into_iter().next().unwrap_or_default();
     Ok(report(output, answer, began.elapsed()))
 }
 

@@ -29,7 +29,7 @@ use crate::actors::runtime::Runtime;
 use crate::cli::{ModalityArg, ServeArgs};
 use crate::http;
 use crate::ids::StageId;
-use crate::metrics::MetricsError;
+use crate::metrics::{Inference, MetricsError};
 use crate::stages::{Registry, StageError};
 
 /// How long a stage may take from the start of its thread to being ready.
@@ -93,7 +93,7 @@ impl RunningServer {
     /// listens. Must be called within an actix system.
     pub async fn start(args: &ServeArgs, registry: Registry) -> Result<Self, ServerError> {
         let began = Instant::now();
-        let started = StartedPipeline::start(args, registry).await?;
+        let started = StartedPipeline::start(args, registry, Inference::Online).await?;
         let listen = http::ServerOptions {
             host: args.host.clone(),
             port: args.port,

@@ -10,7 +10,7 @@ use crate::actors::messages::GetHealth;
 use crate::actors::runtime::{Runtime, RuntimeOptions};
 use crate::cli::ServeArgs;
 use crate::http::AppState;
-use crate::metrics::OmniPrefix;
+use crate::metrics::{Inference, OmniPrefix};
 use crate::stages::{Pipeline, Registry};
 
 /// What a server is before it listens.
@@ -28,7 +28,11 @@ pub(crate) struct StartedPipeline {
 impl StartedPipeline {
     /// Loads the model, places the custom stages of `registry`, starts the actors, and waits until every stage is up.
     /// Must be called within an actix system.
-    pub(crate) async fn start(args: &ServeArgs, registry: Registry) -> Result<Self, ServerError> {
+    pub(crate) async fn start(
+        args: &ServeArgs,
+        registry: Registry,
+        inference: Inference,
+    ) -> Result<Self, ServerError> {
         let model = load_on_a_thread(args, registry).await?;
         for kind in &args.default_modalities {
             if !model.pipeline.modalities().contains(&state::modality(*kind)) {
@@ -47,6 +51,7 @@ impl StartedPipeline {
             omni_prefix: args.metrics_omni_prefix.parse::<OmniPrefix>().map_err(ServerError::Prefix)?,
             log_stats: args.log_stats,
             kv_cache_metrics: args.kv_cache_metrics,
+            inference,
             ..RuntimeOptions::default()
         };
         for note in &model.notes {

@@ -44,6 +44,7 @@ pub(super) fn app_state(
             submit: runtime.orchestrator.clone().recipient(),
             abort: runtime.orchestrator.clone().recipient(),
             health: runtime.orchestrator.clone().recipient(),
+            stages: runtime.orchestrator.clone().recipient(),
         },
         served: ServedModel {
             names,

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use self::utterance::Utterance;
 use crate::engine::FinishReason;
 use crate::ids::RequestId;
+use crate::metrics::TokenCounts;
 use crate::models::qwen3_omni::{
     Code2Wav, Code2WavWorkspace, CodecStream, CodecWindow, Demand, StreamWindow, StreamingSchedule,
 };
@@ -137,8 +138,10 @@ impl<B: Convolution + InputRows> Code2WavStage<B> {
         self.utterances.retain(|id, utterance| {
             let decoded = utterance.is_decoded(quantizers);
             if decoded {
-                let event = StageEvent::Finished(FinishReason::Stop);
-                outputs.push(StageOutput { request: *id, event });
+                let tokens = TokenCounts { input: utterance.codes_taken(), output: 0 };
+                for event in [StageEvent::Counted(tokens), StageEvent::Finished(FinishReason::Stop)] {
+                    outputs.push(StageOutput { request: *id, event });
+                }
             }
             !decoded
         });

@@ -1,7 +1,11 @@
 //! What an autoregressive stage counts: the field's engine statistics, with arrival at the HTTP layer.
+//!
+//! A stage calls these methods as things happen and moves all of it into its report. A decode step costs it a look-up and a
+//! sample for each token; `benches/step_statistics.rs` measures that.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 use crate::engine::{FinishReason, ScheduledSpan, Scheduler};
 use crate::ids::RequestId;
@@ -15,7 +19,7 @@ use crate::tensor::BLOCK_SIZE;
 
 /// Totals, samples, and the times of the requests that are there.
 #[derive(Debug, Default)]
-pub(super) struct EngineStatistics {
+pub struct EngineStatistics {
     totals: EngineTotals,
     samples: Vec<TokenSample>,
     finished: Vec<FinishedRequest>,
@@ -49,12 +53,12 @@ struct Times {
 
 impl EngineStatistics {
     /// Statistics of a stage; `None` if none are kept.
-    pub(super) fn new(options: &EngineStatisticsOptions, prefix_caching: bool) -> Option<Self> {
+    pub fn new(options: &EngineStatisticsOptions, prefix_caching: bool) -> Option<Self> {
         options.kept.then(|| Self { decoder: options.work.clone(), prefix_caching, ..Self::default() })
     }
 
     /// A step with these spans is launched.
-    pub(super) fn launched(&mut self, spans: &[ScheduledSpan]) {
+    pub fn launched(&mut self, spans: &[ScheduledSpan]) {
         let Some(decoder) = &self.decoder else { return };
         let mut shape = StepShape::default();
         for span in spans {
@@ -65,7 +69,7 @@ impl EngineStatistics {
     }
 
     /// A step has work beside its spans, which is asked for if work is estimated: with the bytes of a weight on average.
-    pub(super) fn worked(&mut self, work: impl FnOnce(f64) -> Work) {
+    pub fn worked(&mut self, work: impl FnOnce(f64) -> Work) {
         if let Some(bytes_per_weight) = self.decoder.as_ref().map(|decoder| decoder.bytes_per_weight) {
             self.add_work(work(bytes_per_weight));
         }
@@ -79,12 +83,12 @@ impl EngineStatistics {
     }
 
     /// No token could be chosen for a request: the model gave no finite logit.
-    pub(super) fn corrupted(&mut self) {
+    pub fn corrupted(&mut self) {
         self.totals.corrupted_requests += 1;
     }
 
     /// A request came, with so many rows in its prompt.
-    pub(super) fn queued(&mut self, request: &StageRequest, prompt_tokens: usize) {
+    pub fn queued(&mut self, request: &StageRequest, prompt_tokens: usize) {
         let choices = request.choices as usize;
         let times = Times {
             arrived: request.arrived,
@@ -102,7 +106,7 @@ impl EngineStatistics {
 
     /// The cache was asked for the prompt of a choice, and had the first `cached` tokens of it. The prompt of a request
     /// counts as cached as far as it was for the first of its choices: the others find what that one computed.
-    pub(super) fn looked_up(&mut self, id: RequestId, cached: usize) {
+    pub fn looked_up(&mut self, id: RequestId, cached: usize) {
         let Some(times) = self.times.get_mut(&id) else { return };
         self.totals.prefix_cache_queries += times.prompt_tokens;
         self.totals.prefix_cache_hits += cached as u64;
@@ -112,15 +116,14 @@ impl EngineStatistics {
     }
 
     /// A request takes part in a step for the first time.
-    pub(super) fn scheduled(&mut self, id: RequestId) {
+    pub fn scheduled(&mut self, id: RequestId) {
         if let Some(times) = self.times.get_mut(&id) {
             times.scheduled = Some(Instant::now());
         }
     }
 
-    /// A choice of a request got a token.
-    pub(super) fn token(&mut self, id: RequestId, choice: u32) {
-        let now = Instant::now();
+    /// A choice of a request got a token, in a step that was complete at `now`.
+    pub fn token(&mut self, id: RequestId, choice: u32, now: Instant) {
         self.step_generated_tokens += 1;
         self.totals.generation_tokens += 1;
         let Some(times) = self.times.get_mut(&id) else { return };
@@ -146,7 +149,7 @@ impl EngineStatistics {
 
     /// A step is complete. A prompt that took several steps counts in the one that gave its first token, so that
     /// all samples together are the prompt tokens computed and the tokens generated.
-    pub(super) fn step(&mut self) {
+    pub fn step(&mut self) {
         let generated = std::mem::take(&mut self.step_generated_tokens);
         let prompt = std::mem::take(&mut self.step_prompt_tokens);
         if generated > 0 {
@@ -156,7 +159,7 @@ impl EngineStatistics {
     }
 
     /// A request ended by itself.
-    pub(super) fn finished(&mut self, id: RequestId, reason: FinishReason, preemptions: u64) {
+    pub fn finished(&mut self, id: RequestId, reason: FinishReason, preemptions: u64) {
         let Some(times) = self.times.remove(&id) else { return };
         let last = times.last_token.iter().flatten().max().copied().unwrap_or_else(Instant::now);
         let scheduled = times.scheduled.unwrap_or(last);
@@ -180,20 +183,14 @@ impl EngineStatistics {
     }
 
     /// A request was removed.
-    pub(super) fn removed(&mut self, id: RequestId) {
+    pub fn removed(&mut self, id: RequestId) {
         self.times.remove(&id);
     }
 
     /// Moves what was counted into a report.
-    pub(super) fn report(&mut self, scheduler: &mut Scheduler, stats: &mut ReplicaStats) {
+    pub fn report(&mut self, scheduler: &mut Scheduler, stats: &mut ReplicaStats) {
         self.totals.preemptions = scheduler.preemptions();
         stats.totals = Some(self.totals);
-        stats.scheduler = Some(SchedulerSnapshot {
-            running: scheduler.num_running() as u64,
-            waiting_for_capacity: scheduler.num_waiting() as u64,
-            waiting_deferred: scheduler.num_deferred() as u64,
-            kv_cache_usage: scheduler.cache_usage(),
-        });
         stats.cache = Some(CacheConfiguration {
             block_size: BLOCK_SIZE as u64,
             blocks: scheduler.cache_blocks() as u64,
@@ -206,6 +203,16 @@ impl EngineStatistics {
         }));
         stats.samples.append(&mut self.samples);
         stats.finished.append(&mut self.finished);
+    }
+}
+
+/// A scheduler's queues and the share of its cache in use.
+pub fn snapshot(scheduler: &Scheduler) -> SchedulerSnapshot {
+    SchedulerSnapshot {
+        running: scheduler.num_running() as u64,
+        waiting_for_capacity: scheduler.num_waiting() as u64,
+        waiting_deferred: scheduler.num_deferred() as u64,
+        kv_cache_usage: scheduler.cache_usage(),
     }
 }
 

@@ -7,7 +7,7 @@ pub mod checkpoint_pipeline;
 pub mod code2wav;
 pub mod custom;
 pub mod device_memory;
-mod engine_statistics;
+pub mod engine_statistics;
 pub mod error;
 pub mod function;
 pub mod llm;

@@ -2,6 +2,7 @@
 
 use crate::engine::FinishReason;
 use crate::ids::RequestId;
+use crate::metrics::TokenCounts;
 use crate::stages::StageError;
 use crate::transport::Payload;
 
@@ -26,6 +27,8 @@ pub enum StageEvent {
     Client(Output),
     /// Data for the next stage. The worker numbers the chunks.
     Next(Payload),
+    /// The tokens that it took and gave for the request, before it is finished; for the account of the request.
+    Counted(TokenCounts),
     /// This stage is done with the request; it holds no state of it any more.
     Finished(FinishReason),
     /// This stage gave the request up; it holds no state of it any more.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::ids::RequestId;
-use crate::metrics::ReplicaStats;
+use crate::metrics::{ReplicaStats, SchedulerSnapshot};
 use crate::stages::{StageError, StageOutput, StageRequest};
 use crate::transport::Chunk;
 
@@ -60,6 +60,12 @@ pub trait Stage: Send {
     /// When [`plan`](Self::plan) may find something to do although no message came. The worker asks when the stage is
     /// idle.
     fn wake_at(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The queues of its scheduler and the share of its KV cache in use; `None` for a stage without a scheduler. Asked for
+    /// after every step.
+    fn scheduler(&self) -> Option<SchedulerSnapshot> {
         None
     }
 

@@ -72,6 +72,11 @@ pub struct AudioPacket {
 }
 
 impl AudioPacket {
+    /// Samples per channel.
+    pub fn frames(&self) -> u64 {
+        self.samples.len() as u64 / u64::from(self.channels.max(1))
+    }
+
     /// How long it plays; 0 if it does not say how fast.
     pub fn seconds(&self) -> f64 {
         let per_second = f64::from(self.sample_rate) * f64::from(self.channels);

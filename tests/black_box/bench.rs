@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::check::assert_row;
 use crate::deploy::DeployFile;
 use crate::server::example;
+use crate::tables::table;
 
 /// Seconds of a codec frame.
 const FRAME_SECONDS: f64 = 0.08;
@@ -218,4 +219,23 @@ fn a_pipeline_without_a_model_has_nothing_to_measure() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).expect("UTF-8");
     assert_eq!(text, "error: pipeline custom has no language model to be measured\n");
+}
+
+#[test]
+fn with_statistics_a_batch_is_summed_up_once_over_all_of_its_requests() {
+    let sizes = ["--input-len", "10", "--output-len", "6", "--num-prompts", "5", "--max-concurrency", "2"];
+    let output = bench(&[&["throughput", "--log-stats"], &sizes[..]].concat());
+    let log = String::from_utf8(output.stderr).expect("UTF-8");
+    let lines: Vec<String> = log.lines().map(str::to_owned).collect();
+    let overall: Vec<usize> =
+        (0..lines.len()).filter(|&line| lines[line].ends_with("[Overall Summary]")).collect();
+    assert_eq!(overall.len(), 1, "{log}");
+    let summary = table(&lines, "[Overall Summary]").expect("a table");
+    assert_eq!((&summary["e2e_requests"][0][..], &summary["e2e_total_tokens"][0][..]), ("5", "80"));
+    let of = |name: &str| summary[name][0].replace(',', "").parse::<f64>().expect("a number");
+    assert!((of("e2e_avg_time_per_request_ms") - of("e2e_wall_time_ms") / 5.0).abs() < 2e-3);
+    assert!(of("e2e_stage_0_wall_time_ms") <= of("e2e_wall_time_ms"));
+    // What each of them took comes before.
+    let own = lines.iter().filter(|line| line.contains("[StageRequestStats [request_id=bench-")).count();
+    assert_eq!(own, 5, "{log}");
 }

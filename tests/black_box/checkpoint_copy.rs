@@ -40,6 +40,11 @@ impl StoredTensor {
         let bytes = values.flat_map(f32::to_le_bytes).collect();
         Self { shape: shape.to_vec(), dtype: Dtype::F32, bytes }
     }
+
+    /// Makes no number of every value.
+    pub(crate) fn spoil(&mut self) {
+        self.bytes.fill(0xff);
+    }
 }
 
 /// A copy in a directory of its own, which is removed with it.

@@ -64,12 +64,21 @@ impl Connection {
 
     /// Reads until this many events were received.
     pub(crate) fn read_events(&mut self, count: usize) {
+        let all = self.read_up_to(count);
+        assert!(all, "less than {count} events in {}", String::from_utf8_lossy(&self.received));
+    }
+
+    /// Reads until this many events were received, or all that there are. Says if there were so many.
+    pub(crate) fn read_up_to(&mut self, count: usize) -> bool {
         let mut buffer = [0; 4096];
         while self.received.windows(6).filter(|bytes| bytes == b"data: ").count() < count {
             let length = self.socket.read(&mut buffer).expect("the server goes on");
-            assert!(length > 0, "less than {count} events in {}", String::from_utf8_lossy(&self.received));
+            if length == 0 {
+                return false;
+            }
             self.received.extend_from_slice(&buffer[..length]);
         }
+        true
     }
 
     /// Reads to the end; none if the response was cut off.

@@ -259,14 +259,14 @@ fn a_stage_behind_the_thinker_changes_the_text_that_clients_get() {
     assert_eq!(client::post(server.address, CHAT, &request).status, 400);
 }
 
-/// A first stage that repeats what is said and counts it, and panics when it is told to.
+/// A first stage that counts what is said and repeats it, or panics when it is told to.
 fn moody() -> Registry {
     let stage = CustomStage::new(|_: NoSettings, context: &StageContext| {
         let answers = context.counter("answers_total")?;
         Ok(FunctionStage::new(move |_: &StageRequest, item: Item<'_>| {
             let Item::Prompt(prompt) = item else { return Err(item.unexpected("the prompt")) };
-            assert!(!prompt.text.contains("panic"), "it was told to");
             answers.increment([&prompt.text]);
+            assert!(!prompt.text.contains("panic"), "it was told to");
             Ok(vec![Emission::text(&*prompt.text)])
         }))
     });
@@ -300,6 +300,8 @@ fn a_panic_fails_the_request_and_the_replica_comes_back_with_its_counts() {
     }
     assert_eq!(answers(), 3.0, "neither lost nor doubled");
     let page = Page::of(server.address);
+    let last = page.sum_where("answers_total", "text=\"panic\"");
+    assert_eq!(last, 1.0, "what was counted just before the end is not lost");
     assert_eq!(page.sum_where("vllm:omni_requests_failed_total", "reason=\"replica_panic\""), 1.0);
     let held = server.held();
     assert_eq!((held.requests, held.bindings, held.jobs), (0, 0, 0));

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use omni_actors::actors::messages::Held;
 use serde_json::{Value, json};
 
+use crate::account::{ACCEPTED, E2E, ENDED, FAILED, page_at_rest, under_scrapes};
 use crate::client::{self, CHAT};
 use crate::page::Page;
 use crate::server::ServerThread;
@@ -19,15 +18,6 @@ const CONCURRENCY: usize = 16;
 const TOKENS: u64 = 200;
 /// Tokens of an answer that is spoken, and first codes of its speech: speaking costs much more than writing.
 const SPOKEN_TOKENS: u64 = 40;
-/// How long the server may take to become quiet when all clients are gone.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-const ACCEPTED: &str = "vllm:omni_requests_accepted_total";
-const RUNNING: &str = "vllm:omni_num_requests_running";
-const WAITING: &str = "vllm:omni_num_requests_waiting";
-const ENDED: &str = "vllm:omni_requests_success_total";
-const NOTHING: Held = Held { requests: 0, bindings: 0, jobs: 0 };
-
 /// What a client does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Conduct {
@@ -153,51 +143,9 @@ fn load(
     })
 }
 
-/// Every accepted request is running, waiting or ended.
-fn assert_conserved(page: &Page) {
-    let accounted = page.sum(RUNNING) + page.sum(WAITING) + page.sum(ENDED);
-    assert_eq!(page.sum(ACCEPTED), accounted, "{}", page.text);
-}
-
-/// Scrapes for as long as `work` takes, checks every page, and returns what `work` gave with the number of pages on
-/// which requests were running.
-fn under_scrapes<T: Send>(server: SocketAddr, work: impl FnOnce() -> T + Send) -> (T, usize) {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let scraper = scope.spawn(|| {
-            let mut busy = 0;
-            while !over.load(Ordering::Relaxed) {
-                let page = Page::of(server);
-                assert_conserved(&page);
-                busy += usize::from(page.sum(RUNNING) > 0.0);
-                thread::sleep(Duration::from_millis(10));
-            }
-            busy
-        });
-        let result = work();
-        over.store(true, Ordering::Relaxed);
-        (result, scraper.join().expect("every page is right"))
-    })
-}
-
-/// Waits until the actors hold nothing, and returns the page after that, which must show a server at rest.
-fn page_at_rest(server: &ServerThread) -> Page {
-    let until = Instant::now() + PATIENCE;
-    while server.held() != NOTHING {
-        assert!(Instant::now() < until, "still held: {:?}", server.held());
-        thread::sleep(Duration::from_millis(5));
-    }
-    let page = Page::of(server.address);
-    assert_conserved(&page);
-    for gauge in [
-        RUNNING,
-        WAITING,
-        "vllm:num_requests_running",
-        "vllm:num_requests_waiting",
-        "vllm:kv_cache_usage_perc",
-    ] {
-        assert_eq!(page.sum(gauge), 0.0, "{gauge}");
-    }
+/// The page of a server at rest, which has taken all requests and ended all of them.
+fn last_page(server: &ServerThread) -> Page {
+    let page = page_at_rest(server);
     assert_eq!(page.sum(ACCEPTED), REQUESTS as f64);
     assert_eq!(page.sum(ENDED), REQUESTS as f64);
     page
@@ -225,16 +173,16 @@ fn requests_of_clients_that_leave_end_once_and_leave_nothing() {
     let server = start();
     let (_, busy) = under_scrapes(server.address, || load(server.address, |_| Kind::Written, Conduct::of));
     assert!(busy > 0, "no page was scraped while requests were running");
-    let page = page_at_rest(&server);
+    let page = last_page(&server);
     let aborted = page.sum_where(ENDED, "finished_reason=\"abort\"");
     let stayed = (0..REQUESTS)
         .filter(|request| matches!(Conduct::of(*request), Conduct::Stays | Conduct::StaysForTheStream));
     let left = REQUESTS - stayed.count();
     // A client may leave when its answer has just been completed; that is no abort.
     assert!(aborted > left as f64 / 2.0 && aborted <= left as f64, "{aborted} aborted, {left} left");
-    assert_eq!(page.sum_where("vllm:omni_requests_failed_total", "reason=\"client_disconnect\""), aborted);
-    assert_eq!(page.sum("vllm:omni_requests_failed_total"), aborted);
-    assert_eq!(page.sum("vllm:omni_e2e_request_latency_s_count"), REQUESTS as f64 - aborted);
+    assert_eq!(page.sum_where(FAILED, "reason=\"client_disconnect\""), aborted);
+    assert_eq!(page.sum(FAILED), aborted);
+    assert_eq!(page.sum(E2E), REQUESTS as f64 - aborted);
 }
 
 #[test]
@@ -242,11 +190,11 @@ fn spoken_requests_of_clients_that_leave_end_once_and_leave_nothing_in_any_stage
     let server = start();
     let (_, busy) = under_scrapes(server.address, || load(server.address, Kind::mixed, Conduct::of));
     assert!(busy > 0, "no page was scraped while requests were running");
-    let page = page_at_rest(&server);
+    let page = last_page(&server);
     let aborted = page.sum_where(ENDED, "finished_reason=\"abort\"");
     assert!(aborted > REQUESTS as f64 / 8.0, "{aborted} aborted");
-    assert_eq!(page.sum("vllm:omni_requests_failed_total"), aborted);
-    assert_eq!(page.sum("vllm:omni_e2e_request_latency_s_count"), REQUESTS as f64 - aborted);
+    assert_eq!(page.sum(FAILED), aborted);
+    assert_eq!(page.sum(E2E), REQUESTS as f64 - aborted);
     assert!(page.sum("vllm:omni_audio_duration_s_count") > 0.0, "nothing was spoken to the end");
 }
 
@@ -256,7 +204,7 @@ fn tokens_on_the_page_are_those_that_clients_got() {
     let stay = |request| if request % 2 == 0 { Conduct::Stays } else { Conduct::StaysForTheStream };
     let ((prompts, answers), _) =
         under_scrapes(server.address, || load(server.address, |_| Kind::Written, stay));
-    let page = page_at_rest(&server);
+    let page = last_page(&server);
     assert_eq!(answers, REQUESTS as u64 * TOKENS);
     assert_eq!(page.sum("vllm:generation_tokens_total"), answers as f64);
     assert_eq!(page.sum("vllm:prompt_tokens_total"), prompts as f64);

@@ -3,9 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
 
-use omni_actors::metrics::definitions::{
-    self, DEFAULT_OMNI_PREFIX, Definition, ENGINE_PREFIX, engine, pipeline,
-};
+use omni_actors::metrics::definitions::{DEFAULT_OMNI_PREFIX, Definition, ENGINE_PREFIX, engine, pipeline};
 use serde_json::json;
 
 use crate::client::{self, CHAT};
@@ -82,69 +80,6 @@ fn with_statistics_all_families_are_there_and_requests_move_them() {
     }
 }
 
-/// What need not move while two people are answered aloud: refusals, failures, what only preemption, sharing or media
-/// move, and what is 0 again when all is quiet.
-const UNMOVED: [&str; 27] = [
-    "requests_rejected_total",
-    "num_requests_running",
-    "num_requests_waiting",
-    "requests_failed_total",
-    "stage_waiting_requests",
-    "stage_queue_depth",
-    "stage_inflight_requests",
-    "replica_restarts_total",
-    "audio_continuity_ok_total",
-    "audio_skipped_requests_total",
-    "metrics_mailbox_depth",
-    "num_requests_waiting_by_reason",
-    "kv_cache_usage_perc",
-    "prefix_cache_hits_total",
-    "num_preemptions_total",
-    "corrupted_requests_total",
-    "prompt_tokens_cached_total",
-    "external_prefix_cache_queries_total",
-    "external_prefix_cache_hits_total",
-    "mm_cache_queries_total",
-    "mm_cache_hits_total",
-    "kv_block_reuse_gap_seconds",
-    // Told when a response has left, which a client may notice earlier.
-    "http_requests_total",
-    "http_request_size_bytes",
-    "http_response_size_bytes",
-    "http_request_duration_highr_seconds",
-    "http_request_duration_seconds",
-];
-
-#[test]
-fn spoken_answers_move_every_family_of_what_is_done_for_them() {
-    let options = ["--kv-cache-metrics", "--kv-cache-metrics-sample", "1", "--enable-mfu-metrics"];
-    let server = ServerThread::start(&[&["--log-stats"], &options[..]].concat());
-    for question in ["hello", "who are you?"] {
-        let body = json!({
-            "messages": [{"role": "user", "content": question}],
-            "modalities": ["text", "audio"],
-            "stream": true,
-        });
-        assert_eq!(client::post(server.address, CHAT, &body).status, 200);
-    }
-    // The first page is told of by the second.
-    Page::of(server.address);
-    let page = Page::of(server.address);
-    let groups = definitions::GROUPS.iter().filter(|group| group.title != "Diffusion");
-    for definition in groups.flat_map(|group| group.families) {
-        let name = definition.name(DEFAULT_OMNI_PREFIX);
-        assert_declared(&page, definition, DEFAULT_OMNI_PREFIX);
-        let sample = if page.types[&name] == "histogram" { format!("{name}_count") } else { name.clone() };
-        let has_moved = page.samples.iter().any(|(named, _, value)| *named == sample && *value > 0.0);
-        assert!(has_moved || UNMOVED.contains(&definition.suffix), "{name} has not moved");
-    }
-    for engine in ["stage=\"0\"", "stage=\"1\""] {
-        for family in ["vllm:estimated_flops_per_gpu_total", "vllm:cache_config_info"] {
-            assert!(page.sum_where(family, engine) > 0.0, "{family} {engine}");
-        }
-    }
-}
-
 #[test]
 fn the_prefix_of_pipeline_families_is_an_option() {
     let server = ServerThread::start(&["--metrics-omni-prefix", "vllm_omni:"]);
@@ -166,27 +101,6 @@ fn servers_in_one_process_do_not_count_for_each_other() {
     assert_eq!(one.sum("vllm:omni_requests_success_total"), 3.0);
     assert_eq!(other.sum("vllm:omni_requests_success_total"), 1.0);
     assert_eq!(one.sum("vllm:generation_tokens_total"), 3.0 * other.sum("vllm:generation_tokens_total"));
-}
-
-/// Everything on the page that is a count and no time, after a few requests to a server with so many HTTP threads.
-fn counts(threads: &str) -> Vec<(String, String, f64)> {
-    let server = ServerThread::start(&["--log-stats", "--api-server-count", threads]);
-    for _ in 0..4 {
-        ask(&server);
-    }
-    let mut samples = Page::of(server.address).samples;
-    // How often a request was asked for is no time; when the server is told that a response left, nobody can say.
-    samples.retain(|(name, _, _)| {
-        let is_time = ["_seconds", "_s_bucket", "_s_sum", "process_", "metrics_"];
-        name.ends_with("_s_count") && !name.contains("metrics_")
-            || !is_time.iter().any(|part| name.contains(part)) && !name.starts_with("http_")
-    });
-    samples
-}
-
-#[test]
-fn counts_do_not_depend_on_the_number_of_http_threads() {
-    assert_eq!(counts("1"), counts("16"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::{LazyLock, mpsc};
+use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use omni_actors::Registry;
 use omni_actors::actors::messages::Held;
 use omni_actors::actors::runtime::Runtime;
 use omni_actors::cli::{Cli, Command as Subcommand, ServeArgs};
+use omni_actors::metrics::StatsSender;
 use omni_actors::server::RunningServer;
 use tokio::sync::oneshot;
 
@@ -138,6 +139,10 @@ pub(crate) struct ServerProcess {
     pub(crate) address: SocketAddr,
     /// What it wrote to standard error until it listened.
     pub(crate) startup_log: Vec<String>,
+    /// What it wrote since.
+    later_log: Arc<Mutex<Vec<String>>>,
+    /// Reads that, and ends with it.
+    reader: Option<JoinHandle<()>>,
     /// The process.
     child: Child,
 }
@@ -173,8 +178,27 @@ impl ServerProcess {
             }
         };
         // A pipe that nobody reads fills up and blocks the server.
-        thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(drop));
-        Self { address, startup_log, child }
+        let later_log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = later_log.clone();
+        let reader = thread::spawn(move || {
+            let keep = |line| log.lock().expect("nobody panics with the log in hand").push(line);
+            stderr.lines().map_while(Result::ok).for_each(keep);
+        });
+        Self { address, startup_log, later_log, reader: Some(reader), child }
+    }
+
+    /// What it wrote to standard error since it listens.
+    pub(crate) fn later_log(&self) -> Vec<String> {
+        self.later_log.lock().expect("nobody panics with the log in hand").clone()
+    }
+
+    /// Has it end, and gives all that it wrote to standard error since it listened.
+    pub(crate) fn end(mut self) -> Vec<String> {
+        self.signal("TERM");
+        wait(&mut self.child, PATIENCE);
+        let ended = self.reader.take().map(JoinHandle::join);
+        assert!(matches!(ended, Some(Ok(()))), "the log is read to its end");
+        self.later_log()
     }
 
     /// Sends it a signal, by name without `SIG`.
@@ -244,6 +268,11 @@ impl ServerThread {
         let arguments = serve_arguments(arguments);
         let started = actix_rt::System::new().block_on(RunningServer::start(&arguments, registry));
         started.err().expect("it does not start").to_string()
+    }
+
+    /// How its actors tell what they count.
+    pub(crate) fn statistics(&self) -> &StatsSender {
+        &self.runtime.statistics
     }
 
     /// What its actors hold of requests.

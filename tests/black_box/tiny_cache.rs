@@ -12,7 +12,7 @@ use crate::speech::whole;
 use crate::startup::refusal;
 
 /// A thinker's cache of 8 blocks of 32 KiB, which is one sequence of 128 tokens, and a talker's of 16 blocks of 80 KiB.
-const TINY: &[&str] = &[
+pub(crate) const TINY: &[&str] = &[
     "--log-stats",
     "--max-model-len",
     "128",

@@ -28,6 +28,7 @@ fn settings(log_stats: bool) -> MetricsSettings {
         omni_prefix: OmniPrefix::default(),
         log_stats,
         kv_cache_metrics: false,
+        inference: Inference::Online,
         stages,
     }
 }

@@ -77,7 +77,8 @@ struct EngineLedger {
 impl Ledger {
     /// Sets up the families, with the series of all known label values at zero.
     pub fn new(settings: MetricsSettings) -> Result<Self, MetricsError> {
-        let MetricsSettings { model_name, omni_prefix, log_stats, kv_cache_metrics, stages } = settings;
+        let MetricsSettings { model_name, omni_prefix, log_stats, kv_cache_metrics, inference: _, stages } =
+            settings;
         let mut catalogue = Catalogue::new(omni_prefix, model_name);
         let has = |property: fn(&StageDescription) -> bool| stages.iter().any(property);
         let pipeline = PipelineFamilies::register(&mut catalogue)?;
@@ -143,6 +144,8 @@ impl Ledger {
         match event {
             StatEvent::Pipeline(event) => self.requests.apply(event)?,
             StatEvent::Replica(report) => self.report(report, now)?,
+            // What it says has been counted as it happened.
+            StatEvent::Account(_) => {}
             StatEvent::Http(exchange) => {
                 if let Some(http) = &self.http {
                     http.observe(exchange)?;

@@ -12,8 +12,9 @@ use crate::metrics::definitions::{self, Kind};
 use crate::metrics::page::Page;
 use crate::metrics::{
     BlockResidency, CacheConfiguration, DeliveredAudio, DiffusedRequest, EngineTotals, FinishedRequest,
-    FirstEvents, HttpExchange, OmniPrefix, PipelineEvent, Playback, ReplicaLoad, ReplicaReport, ReplicaStats,
-    SchedulerSnapshot, StageDescription, StageTimes, StepWork, TextFormat, TokenSample, TransferSample,
+    FirstEvents, HttpExchange, Inference, OmniPrefix, PipelineEvent, Playback, ReplicaLoad, ReplicaReport,
+    ReplicaStats, SchedulerSnapshot, StageDescription, StageTimes, StepWork, TextFormat, TokenSample,
+    TransferSample,
 };
 
 mod images;
@@ -46,7 +47,9 @@ fn painter(index: u16, replicas: u16) -> StageDescription {
 
 fn ledger_of(log_stats: bool, stages: Vec<StageDescription>) -> Ledger {
     let (model_name, omni_prefix, kv_cache_metrics) = ("m".to_owned(), OmniPrefix::default(), true);
-    Ledger::new(MetricsSettings { model_name, omni_prefix, log_stats, kv_cache_metrics, stages }).unwrap()
+    let inference = Inference::default();
+    Ledger::new(MetricsSettings { model_name, omni_prefix, log_stats, kv_cache_metrics, inference, stages })
+        .unwrap()
 }
 
 fn ledger() -> Ledger {
@@ -333,6 +336,7 @@ fn a_page_read_back_is_what_was_gathered() {
         omni_prefix: OmniPrefix::default(),
         log_stats: true,
         kv_cache_metrics: true,
+        inference: Inference::Online,
         stages,
     };
     let mut ledger = Ledger::new(settings).unwrap();

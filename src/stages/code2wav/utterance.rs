@@ -30,6 +30,8 @@ pub(super) struct Utterance {
     heard_from: Option<Instant>,
     /// Samples given out.
     samples: usize,
+    /// Codes that have come.
+    codes_taken: u64,
 }
 
 impl Utterance {
@@ -45,13 +47,20 @@ impl Utterance {
             spoken_from: None,
             heard_from: None,
             samples: 0,
+            codes_taken: 0,
         }
     }
 
     /// Takes the codes of further frames.
     pub(super) fn push(&mut self, codes: Vec<u32>, now: Instant) {
         self.spoken_from.get_or_insert(now);
+        self.codes_taken += codes.len() as u64;
         self.codes.extend(codes);
+    }
+
+    /// Codes that have come, over all frames.
+    pub(super) fn codes_taken(&self) -> u64 {
+        self.codes_taken
     }
 
     /// No more frames will come.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +12,7 @@ use super::context::StageContext;
 use super::settings::{self, SettingsError};
 use crate::config::StageDeploy;
 use crate::ids::{RequestId, StageId};
-use crate::metrics::{MetricFamily, Recorder, ReplicaStats};
+use crate::metrics::{MetricFamily, Recorder, ReplicaStats, SchedulerSnapshot};
 use crate::stages::{
     Modality, Poll, Readiness, Stage, StageError, StageOutput, StageRequest, StageTrial, Ticket,
 };
@@ -182,6 +183,14 @@ impl Stage for RecordedStage {
 
     fn steps_in_flight(&self) -> usize {
         self.stage.steps_in_flight()
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        self.stage.wake_at()
+    }
+
+    fn scheduler(&self) -> Option<SchedulerSnapshot> {
+        self.stage.scheduler()
     }
 
     fn report(&mut self, stats: &mut ReplicaStats) {

@@ -4,6 +4,7 @@
 //! built. A [`Registry`] holds descriptions by name. The deploy file names one of them with `custom_stage`, and
 //! [`Registry::place`] puts it where that says.
 
+mod around;
 mod context;
 mod description;
 mod placement;

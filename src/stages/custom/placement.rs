@@ -32,6 +32,12 @@ pub enum PlacementError {
         /// Its name.
         name: String,
     },
+    /// Something is to be put around a stage that the model does not have.
+    #[error("something is to be put around stage \"{name}\", which the model does not have")]
+    NothingToPutAround {
+        /// The name.
+        name: String,
+    },
     /// Its settings are not what it takes.
     #[error("{at}: stage {stage} ({name}): {cause}")]
     Settings {
@@ -67,8 +73,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Puts custom stages where `deploy` has them: among the stages of `model`, or by themselves. With `statistics`,
-    /// what they count is kept. Settings are not checked again.
+    /// Puts custom stages where `deploy` has them: among the stages of `model`, or by themselves, and around stages of
+    /// `model` what is to be there. With `statistics`, what custom stages count is kept. Settings are not checked again.
     pub fn place(
         &self,
         deploy: &Deploy,
@@ -76,7 +82,14 @@ impl Registry {
         statistics: bool,
     ) -> Result<Pipeline, PlacementError> {
         let (models_stages, voices) = model.map(|model| (model.stages, model.voices)).unwrap_or_default();
-        let mut models_stages = models_stages.into_iter();
+        let of_the_model = |name: &String| models_stages.iter().any(|spec| spec.name == *name);
+        if let Some(name) = self.arounds.keys().find(|name| !of_the_model(name)) {
+            return Err(PlacementError::NothingToPutAround { name: name.clone() });
+        }
+        let mut models_stages = models_stages.into_iter().map(|spec| match self.arounds.get(&spec.name) {
+            Some(around) => StageSpec { factory: around.factory(spec.factory.clone()), ..spec },
+            None => spec,
+        });
         let mut stages = Vec::with_capacity(deploy.stages.len());
         for (stage, placed) in (0..).map(StageId).zip(&deploy.stages) {
             stages.push(match &placed.kind {
@@ -130,13 +143,18 @@ fn spec(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use serde_json::json;
 
     use super::*;
+    use crate::ids::RequestId;
     use crate::metrics::{MetricFamily, ReplicaStats};
     use crate::stages::{
-        Emission, FunctionStage, Item, Modality, Prompt, Readiness, StageContext, StageInput, StageRequest,
+        Emission, FunctionStage, Item, Modality, NoSettings, Poll, Prompt, Readiness, Stage, StageContext,
+        StageError, StageInput, StageOutput, StageRequest, Ticket,
     };
+    use crate::transport::Chunk;
 
     #[derive(serde::Deserialize)]
     struct Settings {
@@ -169,7 +187,7 @@ mod tests {
         let pipeline = registry().place(&deploy, None, statistics).unwrap();
         let mut stage = (pipeline.stages[0].factory)().unwrap();
         let prompt = StageInput::Prompt(Arc::new(Prompt::default()));
-        stage.add(StageRequest::new(crate::ids::RequestId(0), prompt)).unwrap();
+        stage.add(StageRequest::new(RequestId(0), prompt)).unwrap();
         assert_eq!(stage.plan(), Readiness::Ready);
         stage.launch().unwrap();
         let mut stats = ReplicaStats::default();
@@ -194,6 +212,65 @@ mod tests {
         let Emission::Client(due) = Emission::text("?0 of 1") else { panic!("output") };
         assert!(events.contains(&crate::stages::StageEvent::Client(due)), "{events:?}");
         assert_eq!(trial.counted().0["prompts_total"].len(), 1);
+    }
+
+    /// A stage that takes prompts and never gets to them.
+    struct Stuck;
+
+    impl Stage for Stuck {
+        fn add(&mut self, _: StageRequest) -> Result<(), StageError> {
+            Ok(())
+        }
+
+        fn push(&mut self, _: Chunk) -> Result<(), StageError> {
+            Ok(())
+        }
+
+        fn remove(&mut self, _: RequestId) {}
+
+        fn plan(&mut self) -> Readiness {
+            Readiness::Idle
+        }
+
+        fn launch(&mut self) -> Result<Ticket, StageError> {
+            Err(StageError::Protocol("nothing was planned".to_owned()))
+        }
+
+        fn poll(&mut self, _: Ticket, _: bool, _: &mut Vec<StageOutput>) -> Result<Poll, StageError> {
+            Ok(Poll::Complete)
+        }
+
+        fn wake_at(&self) -> Option<Instant> {
+            Some(Instant::now())
+        }
+    }
+
+    #[test]
+    fn a_stage_that_counts_is_woken_when_it_wants_to_be() {
+        let stage = CustomStage::new(|_: NoSettings, _: &StageContext| Ok(Stuck));
+        let prompts = MetricFamily::counter("prompts_total", "Prompts.");
+        let mut registry = Registry::new();
+        registry.stage("stuck", stage.gives(Modality::Text).counts(prompts)).unwrap();
+        let deploy = Deploy::new("custom", vec![StageDeploy::custom("stuck", Value::Null)]);
+        for statistics in [true, false] {
+            let pipeline = registry.place(&deploy, None, statistics).unwrap();
+            assert!((pipeline.stages[0].factory)().unwrap().wake_at().is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_put_around_a_models_stage_stands_in_its_place() {
+        let model = registry().place(&deploy(json!({"mark": "!"})), None, false).unwrap();
+        let deploy = Deploy::new("llm", vec![StageDeploy::new("marker", StageKind::Llm)]);
+        let mut registry = Registry::new();
+        registry.around("marker", |_| Box::new(Stuck));
+        let pipeline = registry.place(&deploy, Some(model.clone()), false).unwrap();
+        let mut stage = (pipeline.stages[0].factory)().unwrap();
+        stage.add(StageRequest::new(RequestId(0), StageInput::Prompt(Arc::default()))).unwrap();
+        assert_eq!(stage.plan(), Readiness::Idle);
+        registry.around("maker", |stage| stage);
+        let error = registry.place(&deploy, Some(model), false).unwrap_err().to_string();
+        assert_eq!(error, "something is to be put around stage \"maker\", which the model does not have");
     }
 
     #[test]

@@ -5,13 +5,17 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::around::Around;
 use super::description::CustomStage;
 use crate::metrics::InvalidFamily;
+use crate::stages::Stage;
 
 /// The custom stages that a program brings, by the names under which deploy files place them.
 #[derive(Debug, Default)]
 pub struct Registry {
     stages: BTreeMap<String, CustomStage>,
+    /// What is put around the model's own stages, by their names.
+    pub(super) arounds: BTreeMap<String, Around>,
     /// Where they stand unless a deploy file says so, in YAML.
     deployment: Option<String>,
 }
@@ -87,6 +91,17 @@ impl Registry {
         self.check_families(name, &stage)?;
         self.stages.insert(name.to_owned(), stage);
         Ok(())
+    }
+
+    /// Puts something around a stage of the model, such as `thinker`: `around` is given every life of every replica of it,
+    /// and what it makes of that stands in its place. So a program looks at what a stage does, or delays it, or has it
+    /// fail in a test. What is put around the same stage later takes the place of what was before.
+    pub fn around(
+        &mut self,
+        stage: &str,
+        around: impl Fn(Box<dyn Stage>) -> Box<dyn Stage> + Send + Sync + 'static,
+    ) {
+        self.arounds.insert(stage.to_owned(), Around::new(around));
     }
 
     /// Says where the stages stand, in the YAML of a deploy file. It is taken where the command line names no file.

@@ -84,6 +84,11 @@ impl Generation {
         }
     }
 
+    /// Tokens generated, as far as they are known.
+    pub(super) fn generated(&self) -> u64 {
+        self.output.len() as u64
+    }
+
     /// `len` tokens from position `start` on, prompt and output taken as one sequence. Those in flight are 0.
     pub(super) fn tokens(&self, start: usize, len: usize) -> impl Iterator<Item = u32> {
         let in_flight = std::iter::repeat_n(0, self.in_flight);

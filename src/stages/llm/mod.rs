@@ -14,8 +14,11 @@ mod host_sampling;
 mod model;
 mod spoken;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
+
+use foldhash::HashMap;
 
 pub use device_sampling::DeviceSampling;
 pub use host_sampling::HostSampling;
@@ -26,8 +29,8 @@ use crate::engine::{
     BlockHash, BlockHasher, BlockPool, FinishReason, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey,
 };
 use crate::ids::{RequestId, StageId};
-use crate::metrics::ReplicaStats;
-use crate::stages::engine_statistics::EngineStatistics;
+use crate::metrics::{ReplicaStats, SchedulerSnapshot, TokenCounts};
+use crate::stages::engine_statistics::{EngineStatistics, snapshot};
 use crate::stages::{
     EngineStatisticsOptions, Output, Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput,
     StageOutput, StageRequest, Ticket,
@@ -109,6 +112,8 @@ struct Request {
     started: bool,
     /// Over all choices that ended.
     preemptions: u64,
+    /// Tokens of the prompt, and those generated over all choices that ended.
+    tokens: TokenCounts,
 }
 
 impl<M: StepModel> LlmStage<M> {
@@ -132,8 +137,8 @@ impl<M: StepModel> LlmStage<M> {
             model,
             tokenizer,
             scheduler,
-            requests: HashMap::new(),
-            generations: HashMap::new(),
+            requests: HashMap::default(),
+            generations: HashMap::default(),
             spans: Vec::new(),
             batch: StepBatch::default(),
             chained: Vec::new(),
@@ -237,6 +242,7 @@ impl<M: StepModel> LlmStage<M> {
         if outcome.chosen.len() != sampled.len() {
             return Err(StageError::Device("the model chose for fewer rows than asked for".into()));
         }
+        let now = Instant::now();
         for (key, chosen) in sampled.iter().zip(outcome.chosen) {
             let Some(generation) = self.generations.get_mut(key) else { continue };
             let id = generation.request;
@@ -251,7 +257,7 @@ impl<M: StepModel> LlmStage<M> {
             self.scheduler.name_blocks(*key, &self.hashes);
             self.hashes.clear();
             if let Some(statistics) = &mut self.statistics {
-                statistics.token(id, delta.choice);
+                statistics.token(id, delta.choice, now);
             }
             if let Some(finish) = &delta.finish {
                 self.ended.push((*key, finish.reason));
@@ -289,12 +295,15 @@ impl<M: StepModel> LlmStage<M> {
             let Some(request) = self.requests.get_mut(&id) else { continue };
             request.unfinished -= 1;
             request.preemptions += preemptions;
+            request.tokens.output += generation.generated();
             if request.finish == FinishReason::Stop {
                 request.finish = reason;
             }
             if request.unfinished == 0 {
                 let Some(request) = self.requests.remove(&id) else { continue };
-                self.outputs.push(StageOutput { request: id, event: StageEvent::Finished(request.finish) });
+                for event in [StageEvent::Counted(request.tokens), StageEvent::Finished(request.finish)] {
+                    self.outputs.push(StageOutput { request: id, event });
+                }
                 if let Some(statistics) = &mut self.statistics {
                     statistics.finished(id, request.finish, request.preemptions);
                 }
@@ -341,10 +350,15 @@ impl<M: StepModel> Stage for LlmStage<M> {
         if let Some(statistics) = &mut self.statistics {
             statistics.queued(&request, prompt.token_ids.len());
         }
-        let unfinished = sequences.len();
-        let finish = FinishReason::Stop;
-        self.requests
-            .insert(request.id, Request { sequences, unfinished, finish, started: false, preemptions: 0 });
+        let state = Request {
+            unfinished: sequences.len(),
+            sequences,
+            finish: FinishReason::Stop,
+            started: false,
+            preemptions: 0,
+            tokens: TokenCounts { input: prompt.token_ids.len() as u64, output: 0 },
+        };
+        self.requests.insert(request.id, state);
         Ok(())
     }
 
@@ -410,6 +424,10 @@ impl<M: StepModel> Stage for LlmStage<M> {
 
     fn steps_in_flight(&self) -> usize {
         self.model.steps_in_flight().min(STEPS_IN_FLIGHT)
+    }
+
+    fn scheduler(&self) -> Option<SchedulerSnapshot> {
+        Some(snapshot(&self.scheduler))
     }
 
     fn report(&mut self, stats: &mut ReplicaStats) {

@@ -59,7 +59,7 @@ impl LateDevice {
             slots: vec![u32::MAX; blocks * BLOCK_SIZE],
             launched: VecDeque::new(),
             chosen: Vec::new(),
-            taken: HashMap::new(),
+            taken: HashMap::default(),
             free: (0..MAX_NUM_SEQS).collect(),
             histories: vec![TokenHistory::default(); MAX_NUM_SEQS],
             sampler: Sampler::new(vec![END], Vec::new()),

@@ -6,20 +6,22 @@
 
 mod speech;
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
+
+use foldhash::HashMap;
 
 use self::speech::Speech;
 use crate::engine::{
     BlockPool, Draw, FinishReason, Sampler, ScheduledSpan, Scheduler, SchedulerConfig, SequenceKey,
 };
 use crate::ids::{RequestId, StageId};
-use crate::metrics::ReplicaStats;
+use crate::metrics::{ReplicaStats, SchedulerSnapshot};
 use crate::models::qwen3_omni::{
     CodePredictor, CodePredictorWorkspace, FrameStart, OmniConfig, ReplyText, Talker, TalkerConfig,
     TalkerPrompt, TalkerRow, TalkerWorkspace,
 };
-use crate::stages::engine_statistics::EngineStatistics;
+use crate::stages::engine_statistics::{EngineStatistics, snapshot};
 use crate::stages::{
     EngineStatisticsOptions, Poll, Prompt, Readiness, Stage, StageError, StageEvent, StageInput, StageOutput,
     StageRequest, Ticket,
@@ -115,8 +117,8 @@ impl<B: InputRows> TalkerStage<B> {
             scheduler,
             sampler: Sampler::new(vec![end_of_speech], suppressed),
             predictor_sampler: Sampler::new(Vec::new(), Vec::new()),
-            speeches: HashMap::new(),
-            owners: HashMap::new(),
+            speeches: HashMap::default(),
+            owners: HashMap::default(),
             spans: Vec::new(),
             batch: StepBatch::default(),
             rows: Vec::new(),
@@ -175,7 +177,9 @@ impl<B: InputRows> TalkerStage<B> {
         if let Some(statistics) = &mut self.statistics {
             statistics.finished(id, reason, preemptions);
         }
-        self.outputs.push(StageOutput { request: id, event: StageEvent::Finished(reason) });
+        for event in [StageEvent::Counted(speech.tokens()), StageEvent::Finished(reason)] {
+            self.outputs.push(StageOutput { request: id, event });
+        }
     }
 
     /// Gives up a request for which no code could be chosen.
@@ -219,7 +223,7 @@ impl<B: InputRows> TalkerStage<B> {
         let ends: Vec<SequenceKey> =
             self.spans.iter().filter(|span| span.reaches_end).map(|span| span.key).collect();
         let mut logits = std::mem::take(&mut self.logits);
-        let mut begun = Vec::new();
+        let (mut begun, now) = (Vec::new(), Instant::now());
         for ((key, logits), state_row) in ends.into_iter().zip(logits.chunks_exact_mut(vocabulary)).zip(0..) {
             let Some(&id) = self.owners.get(&key) else { continue };
             let Some(speech) = self.speeches.get_mut(&id) else { continue };
@@ -244,7 +248,7 @@ impl<B: InputRows> TalkerStage<B> {
             };
             speech.history.push(code);
             if let Some(statistics) = &mut self.statistics {
-                statistics.token(id, 0);
+                statistics.token(id, 0, now);
             }
             match speech.ending(code, end_of_speech, self.settings.max_model_len) {
                 Some(reason) => self.finish(id, reason),
@@ -401,6 +405,10 @@ impl<B: InputRows> Stage for TalkerStage<B> {
     fn poll(&mut self, _: Ticket, _: bool, outputs: &mut Vec<StageOutput>) -> Result<Poll, StageError> {
         outputs.append(&mut self.outputs);
         Ok(Poll::Complete)
+    }
+
+    fn scheduler(&self) -> Option<SchedulerSnapshot> {
+        Some(snapshot(&self.scheduler))
     }
 
     fn report(&mut self, stats: &mut ReplicaStats) {

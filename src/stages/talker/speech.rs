@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::engine::{FinishReason, SamplingParams, SequenceKey, TokenHistory};
+use crate::metrics::TokenCounts;
 use crate::models::qwen3_omni::{
     CodecSide, PromptRow, PromptText, ReplyText, TalkerPrompt, TalkerRow, TextSide,
 };
@@ -89,6 +90,12 @@ impl Speech {
     /// Number of rows so far.
     pub(super) fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Rows of its prompt and first codes sampled; neither if it has no words to speak.
+    pub(super) fn tokens(&self) -> TokenCounts {
+        let output = u64::from(self.history.generated());
+        TokenCounts { input: if output > 0 { self.prompt.len() as u64 } else { 0 }, output }
     }
 
     /// There are no words: nothing will ever be spoken.

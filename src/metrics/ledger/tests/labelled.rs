@@ -181,6 +181,7 @@ fn stages_share_a_family_that_they_declare_alike_and_no_other() {
         omni_prefix: OmniPrefix::default(),
         log_stats: true,
         kv_cache_metrics: false,
+        inference: Inference::Online,
         stages: vec![custom(0, families()), custom(1, second)],
     };
     let ledger = Ledger::new(settings(families())).unwrap();
