@@ -103,7 +103,8 @@ fn models_agree_with_every_golden_set() {
     each_set(|name, set| {
         let mut left = cases(set);
         if name.starts_with("qwen3_omni/") {
-            for case in THINKER.iter().chain(&compare::talker::CASES).chain(&["code2wav"]) {
+            let others = ["code2wav", compare::bf16::CASE];
+            for case in THINKER.iter().chain(&compare::talker::CASES).chain(&others) {
                 assert!(left.remove(*case), "{name}: the case {case} should be there");
             }
             for (backend, isa) in &backends {
@@ -125,4 +126,19 @@ fn models_agree_with_every_golden_set() {
         print(&format!("not yet covered: {case}"));
     }
     table.finish("models");
+}
+
+#[test]
+fn models_in_bf16_agree_loosely_with_every_golden_set_on_every_instruction_set() {
+    let mut table = Table::default();
+    each_set(|name, set| {
+        if name.starts_with("qwen3_omni/") {
+            for isa in Isa::available() {
+                let cpu = Cpu::with_isa(isa, None).expect("the CPU can be used");
+                print(&format!("{name} in bf16 on {isa}:"));
+                table.take(name, compare::bf16::compare(&cpu, set));
+            }
+        }
+    });
+    table.finish("models in bf16");
 }

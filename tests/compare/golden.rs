@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
+use half::bf16;
 use safetensors::{Dtype, SafeTensors};
 
 /// The tensors of one case.
@@ -47,6 +48,9 @@ impl Golden {
             Dtype::F32 => data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
             Dtype::I64 => {
                 data.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes) as f32).collect()
+            }
+            Dtype::BF16 => {
+                data.as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()
             }
             Dtype::U8 => data.iter().map(|byte| f32::from(*byte)).collect(),
             other => panic!("tensor {name} has type {other:?}"),

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
+pub(crate) mod bf16;
 pub(crate) mod code2wav;
 pub(crate) mod golden;
 pub(crate) mod sampling;

@@ -31,8 +31,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// With the instruction set that `OMNI_CPU_ISA` names or the fastest that keeps activations in f32. The first call in
-    /// a process decides how many threads there are; `None` means one for every processor.
+    /// With the instruction set that `OMNI_CPU_ISA` names, or the fastest that there is. The first call in a process
+    /// decides how many threads there are; `None` means one for every processor.
     pub fn new(threads: Option<usize>) -> Result<Self, DeviceError> {
         Self::with_isa(Isa::from_environment(&Isa::available())?, threads)
     }

@@ -50,12 +50,11 @@ impl Isa {
         Self::available().into_iter().filter(|isa| !isa.rounds_activations()).collect()
     }
 
-    /// The set among `sets` that `OMNI_CPU_ISA` names, or the fastest one that keeps activations in f32. One that is not
-    /// among them is an error. AMX is taken only where it is named, until it has been measured.
+    /// The set among `sets` that `OMNI_CPU_ISA` names, or the fastest one. One that is not among them is an error.
     pub(super) fn from_environment(sets: &[Self]) -> Result<Self, DeviceError> {
         match std::env::var(ISA_VARIABLE) {
             Ok(asked) => Self::named(&asked, sets),
-            Err(std::env::VarError::NotPresent) => Ok(Self::exact().last().copied().unwrap_or(Self::Plain)),
+            Err(std::env::VarError::NotPresent) => Ok(sets.iter().max().copied().unwrap_or(Self::Plain)),
             Err(std::env::VarError::NotUnicode(asked)) => Self::named(&asked.to_string_lossy(), sets),
         }
     }

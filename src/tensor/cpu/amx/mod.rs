@@ -9,16 +9,24 @@
 //! as the instruction does (Intel, Instruction Set Extensions Programming Reference, `TDPBF16PS`).
 //!
 //! [`TileUnit`] is what is asked of the processor. A model of it in plain arithmetic stands beside the instructions, so
-//! that all but these is tested on any machine.
+//! that all but these is tested on any machine; the instructions themselves are tried before they are used.
 
+mod check;
+mod instructions;
+#[cfg(test)]
+mod model;
 mod pack;
 mod product;
+mod task;
 #[cfg(test)]
 mod tests;
+mod transpose;
 mod unit;
 
+use std::sync::OnceLock;
+
+pub(super) use instructions::Instructions;
 pub(super) use product::multiply;
-pub(super) use unit::{Instructions, is_available};
 
 /// Inner positions of a step: what one instruction sums.
 const STEP: usize = 32;
@@ -31,3 +39,21 @@ const TILE_ROWS: usize = 16;
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line<T, const N: usize>([T; N]);
+
+/// Whether the processor has the tiles, the system lets the process use them, and they multiply as they should, which is
+/// found out once. Where they do not, a warning says so.
+pub(super) fn is_available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        if !instructions::request() {
+            return false;
+        }
+        let good = check::multiplies::<Instructions>();
+        if !good {
+            tracing::warn!(
+                "AMX is not used: this processor's tiles do not give the products that they should"
+            );
+        }
+        good
+    })
+}

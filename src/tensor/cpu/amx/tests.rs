@@ -1,9 +1,13 @@
 //! Tiles against the plain form with rounded activations, and the instructions against their model.
+#![allow(unsafe_code)]
 
 use half::bf16;
 
+use super::check::multiplies;
+use super::instructions::{self, Instructions};
+use super::model::Model;
 use super::product::multiply;
-use super::unit::{Instructions, Model, TileUnit, is_available};
+use super::unit::{TileUnit, Tiles};
 use crate::tensor::cpu::matmul::{Product, Rows};
 use crate::tensor::cpu::memory::{CpuBuffer, CpuMatrix};
 use crate::tensor::cpu::tests::{noise, weight};
@@ -27,11 +31,23 @@ fn product<U: TileUnit>(x: &[f32], weight: &CpuMatrix, rows: usize) -> Vec<f32> 
     out
 }
 
+/// Rows, inner width and columns: few rows and many, tiles, steps, blocks and panels that are full and that are not.
+const SHAPES: [(usize, usize, usize); 10] = [
+    (1, 64, 64),
+    (1, 37, 5),
+    (3, 70, 40),
+    (16, 32, 16),
+    (17, 96, 133),
+    (32, 545, 190),
+    (40, 1100, 100),
+    (70, 545, 48),
+    (170, 1056, 50),
+    (530, 40, 300),
+];
+
 #[test]
 fn products_on_tiles_agree_with_the_plain_form() {
-    for (rows, inner, out) in
-        [(1, 64, 64), (1, 37, 5), (3, 70, 40), (16, 32, 16), (17, 96, 33), (40, 1100, 100), (70, 545, 48)]
-    {
+    for (rows, inner, out) in SHAPES {
         let x = rounded(rows * inner, 1);
         let parts = [weight(out, inner, 2, true), weight(19, inner, 3, true)];
         let mut plain = Plain.buffer(rows * (out + 19)).unwrap();
@@ -49,7 +65,7 @@ fn products_on_tiles_agree_with_the_plain_form() {
 fn a_row_on_tiles_is_the_same_alone_and_among_others() {
     let (inner, out) = (1 + 40 * 32, 77);
     let weight = matrix(&[weight(out, inner, 9, true)]);
-    for rows in [7, 16, 17, 33, 50] {
+    for rows in [7, 16, 17, 33, 50, 150] {
         let x = noise(rows * inner, 5);
         let together = product::<Model>(&x, &weight, rows);
         for (row, expected) in together.chunks(out).enumerate() {
@@ -87,19 +103,61 @@ fn pairs_go_to_the_products_of_their_experts_on_tiles() {
     assert!(together[4 * out..][..out].iter().all(|value| *value == 0.0), "nobody chose pair 4");
 }
 
+/// A unit that is wrong in one way.
+struct Wrong<const WAY: usize>;
+
+// SAFETY: touches what the model does.
+unsafe impl<const WAY: usize> TileUnit for Wrong<WAY> {
+    const VECTORS: Isa = Isa::Plain;
+
+    unsafe fn configure(height: usize) {
+        // SAFETY: as for this function.
+        unsafe { Model::configure(height) }
+    }
+
+    unsafe fn multiply(tiles: Tiles) {
+        // SAFETY: as for this function.
+        unsafe {
+            Model::multiply(tiles);
+            let sum = &mut (*tiles.sums)[5];
+            match WAY {
+                // As if a sum were kept as bf16.
+                0 => *sum = bf16::from_f32(*sum).to_f32(),
+                // In the last bit, and only where there are many rows.
+                1 if tiles.height == 16 => *sum = sum.next_up(),
+                _ => {}
+            }
+        }
+    }
+
+    unsafe fn release() {}
+}
+
+#[test]
+fn a_unit_that_rounds_sums_or_whose_rows_depend_on_their_number_fails_its_trial() {
+    assert!(multiplies::<Model>());
+    assert!(!multiplies::<Wrong<0>>());
+    assert!(!multiplies::<Wrong<1>>());
+}
+
 #[test]
 fn the_instructions_do_what_their_model_says() {
-    if !is_available() {
+    if !instructions::request() {
         println!("skipped: this processor has no AMX, or the system does not let it be used");
         return;
     }
+    assert!(multiplies::<Instructions>());
     assert!(Isa::available().contains(&Isa::Amx) || !Isa::available().contains(&Isa::Avx512));
-    for (rows, inner, out) in [(1, 64, 64), (5, 100, 50), (16, 2048, 96), (50, 1100, 100)] {
+    let (mut elements, mut differ) = (0, 0);
+    for (rows, inner, out) in SHAPES {
         let x = noise(rows * inner, 1);
         let weight = matrix(&[weight(out, inner, 2, true)]);
         let (ours, model) = (product::<Instructions>(&x, &weight, rows), product::<Model>(&x, &weight, rows));
         for (index, (ours, model)) in ours.iter().zip(model).enumerate() {
-            assert!((ours - model).abs() <= 1e-5 * inner as f32, "{rows}×{inner}×{out}, element {index}");
+            assert!((ours - model).abs() <= 1e-6 * inner as f32, "{rows}×{inner}×{out}, element {index}");
+            elements += 1;
+            differ += usize::from(ours.to_bits() != model.to_bits());
         }
     }
+    println!("{differ} of {elements} elements differ from the model in any bit");
 }

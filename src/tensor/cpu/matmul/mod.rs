@@ -11,6 +11,7 @@
 
 mod inputs;
 mod tile;
+mod units;
 
 use std::ops::Range;
 
@@ -25,6 +26,7 @@ use super::simd::{Simd, dispatch};
 use crate::tensor::weights::{Element, Elements};
 use inputs::{Inputs, with_inputs};
 use tile::Block;
+pub(super) use units::{Piece, Units};
 
 /// Columns that a thread takes at least: a multiple of every tile's.
 const UNIT_COLUMNS: usize = 24;
@@ -100,63 +102,36 @@ pub(super) fn multiply<'a>(
     }
     let shape = product(0).weight;
     let out = Output { start: out.as_mut_ptr(), stride: shape.out };
+    let units = Units::new(shape, count, UNIT_COLUMNS);
     with_inputs(pool, isa, x, count, &product, |inputs| {
-        let units: usize = shape.parts.iter().map(|part| part.shape[0].div_ceil(UNIT_COLUMNS)).sum();
         let work = |range: Range<usize>| {
-            let mut unit = range.start;
-            while unit < range.end {
-                let (index, first) = (unit / units, unit % units);
-                let last = units.min(first + range.end - unit);
-                if product(index).rows.len() > 0 {
-                    multiply_units(isa, inputs, index, product(index), first..last, out);
-                }
-                unit += last - first;
-            }
+            units.pieces(range, &product, |piece| multiply_piece(isa, inputs, &piece, out));
         };
         if inputs.rows() * shape.inner * shape.out < SERIAL {
-            work(0..count * units);
+            work(0..units.count());
         } else {
-            pool.divide(count * units, work);
+            pool.divide(units.count(), work);
         }
     });
 }
 
-/// Multiplies with some units of columns, counted over the parts of the weight.
-fn multiply_units(
-    isa: Isa,
-    inputs: &Inputs,
-    index: usize,
-    product: Product<'_>,
-    units: Range<usize>,
-    out: Output,
-) {
-    let inner = product.weight.inner;
-    let (mut first_unit, mut first_column) = (0, 0);
-    for part in product.weight.parts.iter() {
-        let columns = part.shape[0];
-        let part_units = columns.div_ceil(UNIT_COLUMNS);
-        let begin = units.start.max(first_unit);
-        let end = units.end.min(first_unit + part_units);
-        if begin < end {
-            let begin = (begin - first_unit) * UNIT_COLUMNS;
-            let end = columns.min((end - first_unit) * UNIT_COLUMNS);
-            let range = begin * inner..end * inner;
-            let (rows, columns, out_column) = (product.rows, end - begin, first_column + begin);
-            match &part.data.0 {
-                Elements::Bf16(values) => {
-                    let weight = &values.as_slice()[range];
-                    let x = inputs.paired(index);
-                    dispatch(isa, Block { x, inner, rows, weight, columns, out_column, out });
-                }
-                Elements::F32(values) => {
-                    let weight = &values.as_slice()[range];
-                    let x = inputs.ordered(index);
-                    dispatch(isa, Block { x, inner, rows, weight, columns, out_column, out });
-                }
-            }
+/// Multiplies with some columns of a weight.
+fn multiply_piece(isa: Isa, inputs: &Inputs, piece: &Piece<'_>, out: Output) {
+    let Piece { index, product: Product { weight, rows }, ref columns, out_column, .. } = *piece;
+    let inner = weight.inner;
+    let range = columns.start * inner..columns.end * inner;
+    let columns = columns.len();
+    match &piece.part.data.0 {
+        Elements::Bf16(values) => {
+            let weight = &values.as_slice()[range];
+            let x = inputs.paired(index);
+            dispatch(isa, Block { x, inner, rows, weight, columns, out_column, out });
         }
-        first_unit += part_units;
-        first_column += columns;
+        Elements::F32(values) => {
+            let weight = &values.as_slice()[range];
+            let x = inputs.ordered(index);
+            dispatch(isa, Block { x, inner, rows, weight, columns, out_column, out });
+        }
     }
 }
 

@@ -93,7 +93,7 @@ struct Shared {
 
 impl Pool {
     /// A pool with which `threads` threads compute, at least one: the one that has the work.
-    fn new(threads: usize) -> Result<Self, DeviceError> {
+    pub(super) fn new(threads: usize) -> Result<Self, DeviceError> {
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
             threads,
