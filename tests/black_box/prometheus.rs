@@ -217,7 +217,7 @@ fn assert_both(prometheus: &PrometheusServer, query: &str, due: f64) {
 
 /// The last scrape of each job, seconds since 1970.
 fn last_scrape(prometheus: &PrometheusServer) -> BTreeMap<String, f64> {
-    prometheus.query("timestamp(up == 1)")
+    prometheus.query("timestamp(up) and up == 1")
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn a_prometheus_server_knows_what_clients_measured_from_either_format() {
 
     // Everything is counted; from here on the last scrape of each job is one that began after that.
     let quiet = unix_seconds();
-    prometheus.await_query("timestamp(up == 1)", JOBS.len(), |scraped| scraped > quiet);
+    prometheus.await_query("timestamp(up) and up == 1", JOBS.len(), |scraped| scraped > quiet);
     for (counter, due) in &counters {
         assert_both(&prometheus, counter, *due);
     }
