@@ -1,12 +1,16 @@
 //! What a request took: in the answer, with `return_stage_metrics`, and in the log, with `--log-stats`.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use omni_actors::Registry;
 use serde_json::{Value, json};
 
 use crate::client::{self, CHAT, COMPLETIONS};
-use crate::server::ServerProcess;
+use crate::gate::Gate;
+use crate::server::{ServerProcess, ServerThread};
+use crate::surrounded::surround;
 use crate::tables::{Table, table};
 
 fn spoken() -> Value {
@@ -117,6 +121,28 @@ fn completions_tell_what_one_prompt_took_and_refuse_to_for_several() {
     assert_eq!(refusal.status, 400);
     let message = refusal.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
     assert!(message.contains("return_stage_metrics") && message.contains("2 prompts"), "{message}");
+}
+
+#[test]
+fn requests_that_end_in_the_same_step_say_so_alike() {
+    let gate = Arc::new(Gate::default());
+    let mut registry = Registry::new();
+    surround(&mut registry, "thinker", {
+        let gate = gate.clone();
+        move || gate.clone()
+    });
+    let server = ServerThread::start_with(registry, &[]);
+    let request =
+        json!({"prompt": "hello", "max_tokens": 4, "ignore_eos": true, "return_stage_metrics": true});
+    let connections: Vec<_> = (0..3).map(|_| client::begin(server.address, COMPLETIONS, &request)).collect();
+    gate.await_taken(connections.len());
+    gate.open();
+    for connection in connections {
+        let answer = connection.finish().expect("a whole response").json();
+        let thinker = &answer["metrics"]["stage_metrics"]["0"];
+        // The first step computes all prompts and gives all first tokens, the fourth all last ones.
+        assert_eq!((&thinker["batch_id"], &thinker["batch_size"]), (&json!(3), &json!(3)), "{thinker}");
+    }
 }
 
 #[test]

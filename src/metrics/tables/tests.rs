@@ -112,7 +112,7 @@ fn the_tables_of_the_guides_example_have_its_numbers() {
         ("e2e_total_tokens", "5,202"),
         // The guide shows 245.895, the sum of numbers that it shows rounded.
         ("transfers_total_time_ms", "245.896"),
-        ("transfers_total_kbytes", "138,089.940"),
+        ("transfers_total_kbytes", "138,089.939"),
     ];
     for (name, value) in request {
         assert_eq!(cells(&tables, "RequestE2EStats [request_id=r]", name), [value], "{name}\n{tables}");
@@ -170,7 +170,7 @@ fn the_summary_of_a_batch_spans_all_of_its_requests() {
     assert!(near(walls[0], 20_192.289) && near(walls[1], 40_541.409) && near(walls[2], 10_207.496));
     let table = of_batch(&summary);
     assert_eq!(cells(&table, "Overall Summary", "e2e_requests"), ["2"]);
-    assert_eq!(cells(&table, "Overall Summary", "e2e_avg_tokens_per_s"), ["202.811"]);
+    assert_eq!(cells(&table, "Overall Summary", "e2e_avg_tokens_per_s"), ["202.810"]);
     assert_eq!(Summary::of([]), None);
 }
 
