@@ -90,13 +90,17 @@ fn on_gpu(args: &SelftestArgs, device: &Arc<CudaDevice>) -> Result<Report, Strin
 }
 
 fn on_cpu(args: &SelftestArgs) -> Result<Report, String> {
-    let cpu = Cpu::exact(None).map_err(|error| error.to_string())?;
-    let name = format!("cpu ({}, {} threads)", cpu.isa().name(), cpu.threads());
+    let serving = Cpu::new(None).map_err(|error| error.to_string())?;
+    let exact = serving.with_exact_activations();
+    let name = format!("cpu ({}, {} threads)", serving.isa().name(), serving.threads());
     let ledger = MemoryLedger::new(&name, DeviceMemory::of_process());
     let subject = subject(args, ledger, Outlined::Process, CPU_SIZES.prefill_rows)?;
-    let checks = vec![operations("operations", &cpu, Precision::F32)?, goldens(args, &cpu)?];
+    let mut checks = vec![operations("operations", &exact, Precision::F32)?, goldens(args, &exact)?];
+    if serving.isa().rounds_activations() {
+        checks.insert(1, operations("operations, bf16 activations", &serving, Precision::Bf16)?);
+    }
     let names = (name, "own kernels".to_owned());
-    measure(names, checks, [&cpu, &cpu], HostSampling::boxed, &CPU_SIZES, subject)
+    measure(names, checks, [&serving, &exact], HostSampling::boxed, &CPU_SIZES, subject)
 }
 
 /// The model whose speed is measured, if one was named and the device has memory for it.

@@ -28,6 +28,12 @@ pub enum DeviceError {
         /// What there is, separated by commas.
         available: String,
     },
+    /// `OMNI_CPU_ISA` names an instruction set that rounds activations where they must be exact.
+    #[error("OMNI_CPU_ISA={asked} rounds activations to bf16, and float32 was asked for")]
+    RoundsActivations {
+        /// What was asked for.
+        asked: String,
+    },
     /// The device's memory is used up.
     #[error("{asked} bytes of GPU memory are needed where {free} are free")]
     OutOfMemory {
@@ -55,7 +61,7 @@ impl DeviceError {
         match self {
             Self::Shape { .. } => "shape_mismatch",
             Self::Batch(_) => "invalid_batch",
-            Self::InstructionSet { .. } => "instruction_set",
+            Self::InstructionSet { .. } | Self::RoundsActivations { .. } => "instruction_set",
             Self::OutOfMemory { .. } => "out_of_device_memory",
             Self::Gpu { .. } => "gpu_failed",
             Self::Threads(_) => "thread_pool",

@@ -34,12 +34,17 @@ impl Cpu {
     /// With the instruction set that `OMNI_CPU_ISA` names, or the fastest that there is. The first call in a process
     /// decides how many threads there are; `None` means one for every processor.
     pub fn new(threads: Option<usize>) -> Result<Self, DeviceError> {
-        Self::with_isa(Isa::from_environment(&Isa::available())?, threads)
+        Self::with_isa(Isa::from_environment(false)?, threads)
     }
 
     /// The same, among those instruction sets that keep activations in f32.
     pub fn exact(threads: Option<usize>) -> Result<Self, DeviceError> {
-        Self::with_isa(Isa::from_environment(&Isa::exact())?, threads)
+        Self::with_isa(Isa::from_environment(true)?, threads)
+    }
+
+    /// This one, if it keeps activations in f32, else one with the fastest instruction set that does.
+    pub fn with_exact_activations(&self) -> Self {
+        Self { isa: self.isa.exact_counterpart(), ..self.clone() }
     }
 
     /// With a given instruction set, which the processor must have.
@@ -291,7 +296,9 @@ impl Backend for Cpu {
             let rows = Rows::Pairs { pairs: routing.pairs_of(expert), divisor };
             Product { weight: &experts.experts[expert], rows }
         };
-        multiply(&self.pool, self.isa, &x.0, routing.active.len(), product, &mut out.0);
+        // Decided by all experts, and not by those that a step visits: what a token gets does not depend on the others.
+        let isa = if experts.all_bf16 { self.isa } else { self.isa.exact_counterpart() };
+        multiply(&self.pool, isa, &x.0, routing.active.len(), product, &mut out.0);
         Ok(())
     }
 

@@ -23,39 +23,57 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// All sets, slowest first.
+    const ALL: [Self; 4] = [Self::Plain, Self::Avx2, Self::Avx512, Self::Amx];
+
     /// The sets that this processor has, slowest first.
     pub fn available() -> Vec<Self> {
-        let mut sets = vec![Self::Plain];
+        Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// The sets among them that keep activations in f32. Nothing is asked of the others.
+    pub fn exact() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|isa| !isa.rounds_activations() && isa.is_available()).collect()
+    }
+
+    /// The set that `OMNI_CPU_ISA` names, or the fastest one; one that keeps activations in f32 if they must be `exact`.
+    /// No other set is tried. One that the processor does not have, or that may not be, is an error.
+    pub(super) fn from_environment(exact: bool) -> Result<Self, DeviceError> {
+        let asked = match std::env::var(ISA_VARIABLE) {
+            Ok(asked) => asked,
+            Err(std::env::VarError::NotUnicode(asked)) => asked.to_string_lossy().into_owned(),
+            Err(std::env::VarError::NotPresent) => {
+                let mut sets = Self::ALL.into_iter().rev().filter(|isa| !(exact && isa.rounds_activations()));
+                return Ok(sets.find(|isa| isa.is_available()).unwrap_or(Self::Plain));
+            }
+        };
+        let isa = Self::named(&asked)?;
+        if exact && isa.rounds_activations() {
+            return Err(DeviceError::RoundsActivations { asked });
+        }
+        Ok(isa)
+    }
+
+    /// Whether the processor has it. AMX is tried, once, before it is said to be there.
+    fn is_available(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                sets.push(Self::Avx2);
-                let wide = is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl");
-                if wide {
-                    sets.push(Self::Avx512);
-                    if amx::is_available() {
-                        sets.push(Self::Amx);
-                    }
+            match self {
+                Self::Plain => true,
+                Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+                Self::Avx512 => {
+                    Self::Avx2.is_available()
+                        && is_x86_feature_detected!("avx512f")
+                        && is_x86_feature_detected!("avx512bw")
+                        && is_x86_feature_detected!("avx512dq")
+                        && is_x86_feature_detected!("avx512vl")
                 }
+                Self::Amx => Self::Avx512.is_available() && amx::is_available(),
             }
         }
-        sets
-    }
-
-    /// The sets among them that keep activations in f32.
-    pub fn exact() -> Vec<Self> {
-        Self::available().into_iter().filter(|isa| !isa.rounds_activations()).collect()
-    }
-
-    /// The set among `sets` that `OMNI_CPU_ISA` names, or the fastest one. One that is not among them is an error.
-    pub(super) fn from_environment(sets: &[Self]) -> Result<Self, DeviceError> {
-        match std::env::var(ISA_VARIABLE) {
-            Ok(asked) => Self::named(&asked, sets),
-            Err(std::env::VarError::NotPresent) => Ok(sets.iter().max().copied().unwrap_or(Self::Plain)),
-            Err(std::env::VarError::NotUnicode(asked)) => Self::named(&asked.to_string_lossy(), sets),
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Self::Plain
         }
     }
 
@@ -64,17 +82,23 @@ impl Isa {
         self == Self::Amx
     }
 
-    /// The one of these sets that has this name.
-    fn named(asked: &str, available: &[Self]) -> Result<Self, DeviceError> {
-        available.iter().copied().find(|isa| isa.name() == asked).ok_or_else(|| DeviceError::InstructionSet {
+    /// This set, or for one that rounds activations the set that stands in for it where they must not be.
+    pub(super) fn exact_counterpart(self) -> Self {
+        if self.rounds_activations() { Self::Avx512 } else { self }
+    }
+
+    /// The set that has this name, if the processor has it.
+    fn named(asked: &str) -> Result<Self, DeviceError> {
+        let named = Self::ALL.into_iter().find(|isa| isa.name() == asked && isa.is_available());
+        named.ok_or_else(|| DeviceError::InstructionSet {
             asked: asked.to_owned(),
-            available: available.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+            available: Self::available().iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
         })
     }
 
     /// This set, if the processor has it.
     pub(super) fn require(self) -> Result<Self, DeviceError> {
-        Self::named(self.name(), &Self::available())
+        Self::named(self.name())
     }
 
     /// Its name, as in `OMNI_CPU_ISA`.
@@ -100,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_unknown_set_is_an_error_that_names_those_there_are() {
-        let error = Isa::named("avx1024", &Isa::available()).unwrap_err();
+        let error = Isa::named("avx1024").unwrap_err();
         assert_eq!(error.reason(), "instruction_set");
         assert!(error.to_string().contains("avx1024") && error.to_string().contains("plain"), "{error}");
     }
@@ -108,13 +132,12 @@ mod tests {
     #[test]
     fn a_set_that_rounds_activations_is_none_of_the_exact_ones() {
         assert!(Isa::exact().iter().all(|isa| !isa.rounds_activations()));
-        assert!(Isa::named("amx", &Isa::exact()).is_err());
     }
 
     #[test]
     fn every_available_set_can_be_named() {
         for isa in Isa::available() {
-            assert_eq!(Isa::named(isa.name(), &Isa::available()), Ok(isa));
+            assert_eq!(Isa::named(isa.name()), Ok(isa));
         }
     }
 }

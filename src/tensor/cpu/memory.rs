@@ -68,6 +68,8 @@ pub struct CpuExperts {
     pub(super) inner: usize,
     /// Width of the output.
     pub(super) out: usize,
+    /// Whether the weights of all of them are bf16.
+    pub(super) all_bf16: bool,
 }
 
 impl CpuExperts {
@@ -79,7 +81,8 @@ impl CpuExperts {
             require_exact("experts", "the inner width of an expert", expert.inner, inner)?;
             require_exact("experts", "the output width of an expert", expert.out, out)?;
         }
-        Ok(Self { experts, inner, out })
+        let all_bf16 = experts.iter().all(CpuMatrix::is_bf16);
+        Ok(Self { experts, inner, out, all_bf16 })
     }
 }
 

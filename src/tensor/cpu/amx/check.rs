@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use super::STEP;
 use super::product::multiply;
 use super::unit::TileUnit;
 use crate::tensor::Weight;
@@ -9,10 +10,13 @@ use crate::tensor::cpu::matmul::{Product, Rows};
 use crate::tensor::cpu::memory::CpuMatrix;
 use crate::tensor::cpu::pool::Pool;
 
-/// Numbers of rows that are tried: a single one, a tile that is not full, a full one, and panels.
-const ROWS: [usize; 4] = [1, 3, 16, 33];
-/// Inner width: two steps and a part of one.
-const INNER: usize = 70;
+/// Numbers of rows that are tried: a single one, a tile that is not full, a full one, two of them, and panels, the last of
+/// which has its weights copied.
+const ROWS: [usize; 6] = [1, 3, 16, 20, 33, 150];
+/// Rows that are held against exact products, so that a start is not kept waiting; the others are against these.
+const HELD: usize = 33;
+/// Inner width: more steps than sums stay in tiles for where there are many rows, and a part of one.
+const INNER: usize = 16 * STEP + 38;
 /// Columns: three tiles and a part of one.
 const COLUMNS: usize = 50;
 
@@ -36,7 +40,7 @@ pub(super) fn multiplies<U: TileUnit>() -> bool {
     };
     let all = product(most);
     let exact = x.chunks_exact(INNER).flat_map(|x| values.chunks_exact(INNER).map(move |w| (x, w)));
-    let close = all.iter().zip(exact).all(|(ours, (x, w))| {
+    let close = all.iter().zip(exact).take(HELD * COLUMNS).all(|(ours, (x, w))| {
         let products = x.iter().zip(w).map(|(x, w)| x.to_f64() * w.to_f64());
         let (sum, size) =
             products.fold((0.0, 0.0), |(sum, size), product| (sum + product, size + product.abs()));

@@ -4,15 +4,28 @@
 /// The AMX instructions.
 pub(in super::super) struct Instructions;
 
+/// Whether the instructions may be used.
+#[derive(Debug)]
+pub(super) enum Permission {
+    /// The processor does not have them, or it is not known how to ask for them.
+    NoTiles,
+    /// The system does not let the process use them.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "nobody is asked"))]
+    Refused(std::io::Error),
+    /// They may.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "nobody is asked"))]
+    Granted,
+}
+
 /// Whether the processor has the instructions and the system lets the process use them, which this asks for.
-pub(super) fn request() -> bool {
+pub(super) fn request() -> Permission {
     #[cfg(target_os = "linux")]
     {
         linux::request()
     }
     #[cfg(not(target_os = "linux"))]
     {
-        false
+        Permission::NoTiles
     }
 }
 
@@ -22,8 +35,8 @@ mod linux {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
 
     use super::super::unit::{Sums, TileUnit, Tiles};
-    use super::super::{TILE_COLUMNS, TILE_ROWS};
-    use super::Instructions;
+    use super::super::{STEP, TILE_COLUMNS, TILE_ROWS};
+    use super::{Instructions, Permission};
     use crate::tensor::cpu::Isa;
 
     /// Bits of CPUID leaf 7, register EDX: bf16 products, and tiles.
@@ -33,15 +46,18 @@ mod linux {
     const XFEATURE_XTILEDATA: libc::c_long = 18;
 
     /// See [`super::request`].
-    pub(super) fn request() -> bool {
+    pub(super) fn request() -> Permission {
         #[allow(unused_unsafe, reason = "safe since Rust 1.94")]
         // SAFETY: every processor of this architecture has the instruction.
         let bits = unsafe { if __cpuid(0).eax < 7 { 0 } else { __cpuid_count(7, 0).edx } };
         if bits & CPUID_BITS != CPUID_BITS {
-            return false;
+            return Permission::NoTiles;
         }
         // SAFETY: the call takes two numbers and changes no memory of the process.
-        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+        match unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } {
+            0 => Permission::Granted,
+            _ => Permission::Refused(std::io::Error::last_os_error()),
+        }
     }
 
     /// The extents of the tiles, as `LDTILECFG` reads them.
@@ -72,9 +88,11 @@ mod linux {
                 rows: [0; 16],
             };
             let wide = (4 * height) as u16;
-            for (tile, bytes) in [wide, wide, wide, wide, 64, 64, wide, wide].into_iter().enumerate() {
+            let (columns, pairs) = (TILE_COLUMNS as u8, (STEP / 2) as u8);
+            let tiles = [(wide, columns); 4].into_iter().chain([(64, columns); 2]).chain([(wide, pairs); 2]);
+            for (tile, (bytes, rows)) in tiles.enumerate() {
                 configuration.row_bytes[tile] = bytes;
-                configuration.rows[tile] = TILE_COLUMNS as u8;
+                configuration.rows[tile] = rows;
             }
             // SAFETY: reads the 64 bytes of the configuration.
             unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) }

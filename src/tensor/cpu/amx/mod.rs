@@ -26,6 +26,7 @@ mod unit;
 use std::sync::OnceLock;
 
 pub(super) use instructions::Instructions;
+use instructions::Permission;
 pub(super) use product::multiply;
 
 /// Inner positions of a step: what one instruction sums.
@@ -41,12 +42,17 @@ const TILE_ROWS: usize = 16;
 struct Line<T, const N: usize>([T; N]);
 
 /// Whether the processor has the tiles, the system lets the process use them, and they multiply as they should, which is
-/// found out once. Where they do not, a warning says so.
+/// found out once. Where one of the latter is not so, the log says it.
 pub(super) fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
-        if !instructions::request() {
-            return false;
+        match instructions::request() {
+            Permission::NoTiles => return false,
+            Permission::Refused(error) => {
+                tracing::info!(%error, "AMX is not used: the system does not let the process use the tiles");
+                return false;
+            }
+            Permission::Granted => {}
         }
         let good = check::multiplies::<Instructions>();
         if !good {

@@ -25,6 +25,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr;
 
@@ -46,10 +47,11 @@ const BLOCK_COLUMNS: usize = 2 * TILE_COLUMNS;
 /// Steps after which other columns come where there are many rows: weights of so many steps, 32 KiB, stay in the
 /// first-level cache meanwhile.
 const BLOCK_STEPS: usize = 16;
-/// Columns of a panel. Sums of a panel of them by one of rows take 512 KiB.
+/// Columns of a panel. Sums of a panel of them by one of rows take 256 KiB: the threads of a core share its second-level
+/// cache.
 const PANEL_COLUMNS: usize = 256;
-/// Pairs of tiles of rows that a panel has. Their activations over the steps of a block take 512 KiB.
-const PANEL_PAIRS: usize = 16;
+/// Pairs of tiles of rows that a panel has. Their activations over the steps of a block take 256 KiB.
+const PANEL_PAIRS: usize = 8;
 /// Pairs of tiles of rows from which on a block of weights is copied before it is used. Where columns are a multiple of
 /// 2 KiB apart, their lines share so few places of the first-level cache that they do not stay in it; copied they
 /// do. A copy takes as long as it saves with four pairs.
@@ -96,6 +98,16 @@ pub(super) struct Task<'a> {
     out: Output,
 }
 
+/// A thread that is configured for the unit, until this is dropped, also where something panics.
+struct Configured<U: TileUnit>(PhantomData<U>);
+
+impl<U: TileUnit> Drop for Configured<U> {
+    fn drop(&mut self) {
+        // SAFETY: this is only made where the thread has been configured, so the processor has the unit.
+        unsafe { U::release() }
+    }
+}
+
 /// Columns that are worked on together.
 #[derive(Clone, Copy)]
 struct Columns {
@@ -135,12 +147,13 @@ impl<'a> Task<'a> {
         // SAFETY: this function's condition.
         unsafe {
             U::configure(tile_height(rows));
+            let configured = Configured::<U>(PhantomData);
             if rows <= 2 * TILE_ROWS {
                 self.strands::<U>(&mut scratch);
             } else {
                 self.panels::<U>(&mut scratch);
             }
-            U::release();
+            drop(configured);
         }
         SCRATCH.set(scratch);
     }

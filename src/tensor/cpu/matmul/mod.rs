@@ -82,7 +82,8 @@ pub(super) struct Product<'a> {
 }
 
 /// Carries out `count` products from one input `[_, inner]` into one output `[_, out]`; `product(i)` names them.
-/// All matrices have the shape of the first, and so have their parts. No output row may be named twice.
+/// All matrices have the shape of the first, and so have their parts; with [`Isa::Amx`] all of them are bf16 if that one is. No
+/// output row may be named twice.
 ///
 /// The caller has checked that `x` and `out` hold every row that is named.
 pub(super) fn multiply<'a>(
@@ -97,7 +98,7 @@ pub(super) fn multiply<'a>(
         return;
     }
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Amx && (0..count).all(|index| product(index).weight.is_bf16()) {
+    if isa == Isa::Amx && product(0).weight.is_bf16() {
         return amx::multiply::<amx::Instructions>(pool, x, count, product, out);
     }
     let shape = product(0).weight;
