@@ -1,18 +1,15 @@
 //! Any number of HTTP threads counts alike: the same requests, queued in the same order, give the same counts.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use omni_actors::Registry;
 use serde_json::{Value, json};
 
 use crate::client::{self, CHAT};
 use crate::gate::Gate;
 use crate::page::Page;
 use crate::server::ServerThread;
-use crate::surrounded::surround;
 
 const REQUESTS: usize = 200;
 /// How long the page may take to tell of everything when all answers are there.
@@ -77,12 +74,7 @@ fn request(number: usize) -> Value {
 
 /// Queues all requests before a stage that is held up, one after the other, then lets it go.
 fn run(threads: &str) -> Run {
-    let gate = Arc::new(Gate::default());
-    let mut registry = Registry::new();
-    surround(&mut registry, "thinker", {
-        let gate = gate.clone();
-        move || gate.clone()
-    });
+    let (gate, registry) = Gate::before("thinker");
     let server =
         ServerThread::start_with(registry, &[&OPTIONS[..], &["--api-server-count", threads]].concat());
     let queue = |number| {

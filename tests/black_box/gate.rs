@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use omni_actors::RequestId;
 use omni_actors::stages::{Output, Stage, StageError, StageEvent, StageOutput};
+use omni_actors::{Registry, RequestId};
 
-use crate::surrounded::Surroundings;
+use crate::surrounded::{Surroundings, surround};
 
 /// A request that the stage has not taken after this long has failed the test.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,6 +26,16 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// A closed gate before every replica of a stage of the model.
+    pub(crate) fn before(stage: &str) -> (Arc<Self>, Registry) {
+        let (gate, mut registry) = (Arc::new(Self::default()), Registry::new());
+        surround(&mut registry, stage, {
+            let gate = gate.clone();
+            move || gate.clone()
+        });
+        (gate, registry)
+    }
+
     /// A gate that is open to begin with.
     pub(crate) fn opened() -> Self {
         Self { open: AtomicBool::new(true), ..Self::default() }

@@ -1,16 +1,13 @@
 //! `GET /stats`: how every replica is at this moment.
 
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use omni_actors::Registry;
 use serde_json::{Value, json};
 
 use crate::client::{self, CHAT};
 use crate::gate::Gate;
 use crate::server::{ServerProcess, ServerThread};
-use crate::surrounded::surround;
 
 fn stats(server: std::net::SocketAddr) -> Value {
     let reply = client::get(server, "/stats");
@@ -33,12 +30,7 @@ fn wait_for(server: std::net::SocketAddr, is_so: impl Fn(&Value) -> bool) -> Val
 
 #[test]
 fn every_replica_says_what_it_holds_and_how_far_it_is() {
-    let gate = Arc::new(Gate::default());
-    let mut registry = Registry::new();
-    surround(&mut registry, "thinker", {
-        let gate = gate.clone();
-        move || gate.clone()
-    });
+    let (gate, registry) = Gate::before("thinker");
     let server = ServerThread::start_with(registry, &["--num-replicas", "2", "--served-model-name", "m"]);
     // A server is ready when every stage has a living replica, which need not be all of them.
     let all_up = |stats: &Value| {

@@ -1,16 +1,13 @@
 //! What a request took: in the answer, with `return_stage_metrics`, and in the log, with `--log-stats`.
 
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use omni_actors::Registry;
 use serde_json::{Value, json};
 
 use crate::client::{self, CHAT, COMPLETIONS};
 use crate::gate::Gate;
 use crate::server::{ServerProcess, ServerThread};
-use crate::surrounded::surround;
 use crate::tables::{Table, table};
 
 fn spoken() -> Value {
@@ -125,12 +122,7 @@ fn completions_tell_what_one_prompt_took_and_refuse_to_for_several() {
 
 #[test]
 fn requests_that_end_in_the_same_step_say_so_alike() {
-    let gate = Arc::new(Gate::default());
-    let mut registry = Registry::new();
-    surround(&mut registry, "thinker", {
-        let gate = gate.clone();
-        move || gate.clone()
-    });
+    let (gate, registry) = Gate::before("thinker");
     let server = ServerThread::start_with(registry, &[]);
     let request =
         json!({"prompt": "hello", "max_tokens": 4, "ignore_eos": true, "return_stage_metrics": true});
