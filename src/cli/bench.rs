@@ -129,7 +129,7 @@ pub(super) fn run(args: &BenchArgs, registry: Registry) -> Result<(), String> {
             (&args.workload, Schedule::Stream { prompts, concurrency })
         }
     };
-    logging::init(workload.serve.log_level, workload.serve.log_format);
+    let _log = logging::init(workload.serve.log_level, workload.serve.log_format);
     let bar = progress_bar(schedule);
     let ended = || bar.iter().for_each(|bar| bar.inc(1));
     let report = bench::run(&workload.serve, registry, &workload.workload(), schedule, &ended);

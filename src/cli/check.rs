@@ -23,7 +23,7 @@ pub struct CheckArgs {
 
 /// Checks a model, and prints what was found.
 pub(super) fn run(args: &CheckArgs, registry: Registry) -> Result<(), String> {
-    logging::init(args.serve.log_level, args.serve.log_format);
+    let _log = logging::init(args.serve.log_level, args.serve.log_format);
     let result = server::check(&args.serve, registry).map_err(|error| error.to_string());
     let printed = match (&result, args.json) {
         (Ok(report), false) => print(report),

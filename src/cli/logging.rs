@@ -1,8 +1,9 @@
-//! The log: to standard error, as text or JSON.
+//! The log: to standard error, as text or JSON, on a thread of its own.
 
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 /// How log lines are written.
@@ -29,8 +30,12 @@ pub enum LogLevel {
     Trace,
 }
 
-/// Sets the process's log up. `RUST_LOG` wins over `level`. Does nothing if that was done before.
-pub(super) fn init(level: LogLevel, format: LogFormat) {
+/// Messages that wait for whoever reads the log. Further ones are dropped: a log that nobody reads holds nothing up.
+const WAITING_MESSAGES: usize = 4096;
+
+/// Sets the process's log up. `RUST_LOG` wins over `level`. Does nothing if that was done before. What was logged is written
+/// by the time that the guard is dropped, unless nobody reads it.
+pub(super) fn init(level: LogLevel, format: LogFormat) -> WorkerGuard {
     let default = match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
@@ -40,10 +45,16 @@ pub(super) fn init(level: LogLevel, format: LogFormat) {
     };
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new(format!("{default},actix_server=warn")));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING_MESSAGES)
+        .thread_name("log")
+        .finish(std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second server in the same process finds the log set up already.
     let _ = match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+    guard
 }

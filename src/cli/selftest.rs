@@ -59,7 +59,7 @@ const CPU_SIZES: Sizes = Sizes { copied: 1 << 25, side: 1024, prefill_rows: 250 
 
 /// Runs all checks, prints them, and fails if one does.
 pub(super) fn run(args: &SelftestArgs) -> Result<(), String> {
-    logging::init(LogLevel::Info, LogFormat::Text);
+    let _log = logging::init(LogLevel::Info, LogFormat::Text);
     let start = Instant::now();
     let gpu =
         open_gpu(args.device, &args.gpu).map_err(|error| format!("--device {}: {error}", args.device))?;

@@ -148,7 +148,7 @@ impl From<AudioDeltaArg> for AudioDelta {
 
 /// Serves until a signal comes.
 pub(super) fn run(args: ServeArgs, registry: Registry) -> Result<(), String> {
-    logging::init(args.log_level, args.log_format);
+    let _log = logging::init(args.log_level, args.log_format);
     server::run(&args, registry).map_err(|error| error.to_string())
 }
 

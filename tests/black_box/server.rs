@@ -143,6 +143,8 @@ pub(crate) struct ServerProcess {
     later_log: Arc<Mutex<Vec<String>>>,
     /// Reads that, and ends with it.
     reader: Option<JoinHandle<()>>,
+    /// Its standard error, if nobody reads it. Dropped, it would be a closed pipe.
+    _unread: Option<BufReader<ChildStderr>>,
     /// The process.
     child: Child,
 }
@@ -164,9 +166,18 @@ impl ServerProcess {
         Self::listening(spawn_program(example(name), &arguments, &[]))
     }
 
-    fn listening((child, mut stderr): (Child, BufReader<ChildStderr>)) -> Self {
+    /// Starts `omni-actors serve --port 0 …`, whose log nobody reads from when it listens.
+    pub(crate) fn start_unread(arguments: &[&str]) -> Self {
+        let (child, mut stderr) = spawn(&[&["--port", "0"], arguments].concat(), &[]);
+        let (address, startup_log) = Self::await_listening(&mut stderr);
+        let later_log = Arc::default();
+        Self { address, startup_log, later_log, reader: None, _unread: Some(stderr), child }
+    }
+
+    /// Waits until it listens: where, and what it wrote until then.
+    fn await_listening(stderr: &mut BufReader<ChildStderr>) -> (SocketAddr, Vec<String>) {
         let mut startup_log = Vec::new();
-        let address = loop {
+        loop {
             let mut line = String::new();
             let count = stderr.read_line(&mut line).expect("standard error can be read");
             assert!(count > 0, "the server ended before it listened: {startup_log:#?}");
@@ -174,17 +185,20 @@ impl ServerProcess {
             let address = address.map(|address| address.parse().expect("an address"));
             startup_log.push(line);
             if let Some(address) = address {
-                break address;
+                return (address, startup_log);
             }
-        };
-        // A pipe that nobody reads fills up and blocks the server.
+        }
+    }
+
+    fn listening((child, mut stderr): (Child, BufReader<ChildStderr>)) -> Self {
+        let (address, startup_log) = Self::await_listening(&mut stderr);
         let later_log: Arc<Mutex<Vec<String>>> = Arc::default();
         let log = later_log.clone();
         let reader = thread::spawn(move || {
             let keep = |line| log.lock().expect("nobody panics with the log in hand").push(line);
             stderr.lines().map_while(Result::ok).for_each(keep);
         });
-        Self { address, startup_log, later_log, reader: Some(reader), child }
+        Self { address, startup_log, later_log, reader: Some(reader), _unread: None, child }
     }
 
     /// What it wrote to standard error since it listens.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::client::{self, CHAT};
+use crate::page::Page;
 use crate::server::ServerProcess;
 
 /// Tokens of an answer that takes long enough for a signal to come in between.
@@ -83,4 +84,20 @@ fn an_idle_server_ends_at_once_with_the_first_signal() {
     let server = ServerProcess::start(&[]);
     server.signal("TERM");
     assert_eq!(server.exit_status(AT_ONCE).expect("the server ends").code(), Some(0));
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    // The tables of so many requests are more than a pipe holds.
+    const REQUESTS: usize = 100;
+    let server = ServerProcess::start_unread(&["--log-stats"]);
+    let request = json!({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1});
+    for _ in 0..REQUESTS {
+        assert_eq!(client::post(server.address, CHAT, &request).status, 200);
+    }
+    let page = Page::of(server.address);
+    assert_eq!(page.sum("vllm:omni_requests_accepted_total"), REQUESTS as f64);
+    server.signal("TERM");
+    let status = server.exit_status(PATIENCE).expect("the server ends");
+    assert_eq!(status.code(), Some(0));
 }
